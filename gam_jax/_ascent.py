@@ -1,0 +1,125 @@
+"""Norms, directions and ascent points on pytrees: the only place that divides by a norm.
+
+Everything here accumulates in float32, or wider where a leaf is wider, whatever the dtype of the leaves.
+Norms are scaled by the largest entry, so that gradients of size 1e30 or 1e-30 neither overflow nor vanish.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from gam_jax._types import PyTree
+
+
+def _wide(leaf: jax.Array) -> jax.Array:
+    """The leaf in float32, or in its own dtype where that is wider."""
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def _scalar_dtype(tree: PyTree) -> jnp.dtype:
+    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(tree)))
+
+
+def global_norm(tree: PyTree) -> jax.Array:
+    """The Euclidean norm over all leaves, scaled so that squares neither overflow nor underflow."""
+    dtype = _scalar_dtype(tree)
+    leaves = [_wide(leaf) for leaf in jax.tree.leaves(tree) if leaf.size]
+    if not leaves:
+        return jnp.zeros((), dtype)
+    largest = jnp.stack([jnp.max(jnp.abs(leaf)).astype(dtype) for leaf in leaves]).max()
+    scale = jnp.where(largest > 0, largest, 1)
+    squares = [jnp.sum(jnp.square(leaf / scale.astype(leaf.dtype))).astype(dtype) for leaf in leaves]
+    return scale * jnp.sqrt(jnp.stack(squares).sum())
+
+
+def inner_product(a: PyTree, b: PyTree) -> jax.Array:
+    """The Euclidean inner product over all leaves."""
+    dtype = _scalar_dtype((a, b))
+    products = jax.tree.map(lambda x, y: jnp.sum(x.astype(dtype) * y.astype(dtype)), a, b)
+    return jnp.stack([jnp.zeros((), dtype), *jax.tree.leaves(products)]).sum()
+
+
+def normalize(tree: PyTree, eps: float | jax.Array) -> PyTree:
+    """``x / (||x|| + eps)`` in float32 or wider; zero at zero."""
+    return scale_by(1 / (global_norm(tree) + eps), tree)
+
+
+def scale_by(factor: float | jax.Array, tree: PyTree) -> PyTree:
+    """``factor * x``, in float32 or wider."""
+    return jax.tree.map(lambda x: jnp.asarray(factor, _wide(x).dtype) * _wide(x), tree)
+
+
+def add_scaled(tree: PyTree, factor: float | jax.Array, other: PyTree) -> PyTree:
+    """``x + factor * y``, computed in float32 or wider and cast back to the dtype of ``x``."""
+
+    def add(x: jax.Array, y: jax.Array) -> jax.Array:
+        dtype = jnp.promote_types(_wide(x).dtype, y.dtype)
+        return (x.astype(dtype) + jnp.asarray(factor, dtype) * y.astype(dtype)).astype(x.dtype)
+
+    return jax.tree.map(add, tree, other)
+
+
+def subtract(a: PyTree, b: PyTree) -> PyTree:
+    """``a - b`` in float32 or wider."""
+    return jax.tree.map(lambda x, y: _wide(x) - _wide(y), a, b)
+
+
+def cast_like(tree: PyTree, like: PyTree) -> PyTree:
+    """The tree with the dtypes of ``like``."""
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
+
+
+def cosine(a: PyTree, b: PyTree) -> jax.Array:
+    """The cosine of the angle between two trees; 0 where one of them is zero."""
+    return inner_product(_unit(a), _unit(b))
+
+
+def perpendicular(tree: PyTree, to: PyTree) -> PyTree:
+    """The component of ``tree`` orthogonal to ``to``; all of it where ``to`` is zero."""
+    unit = _unit(to)
+    return add_scaled(scale_by(1.0, tree), -inner_product(tree, unit), unit)
+
+
+def _unit(tree: PyTree) -> PyTree:
+    norm = global_norm(tree)
+    return scale_by(1 / jnp.where(norm > 0, norm, 1), tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    r"""The geometry in which a step of length rho is taken: a diagonal scaling T per parameter.
+
+    Norms are :math:`\|T x\|` and directions :math:`T^2 x / (\|T x\| + \xi)`, so that the step ``rho * direction``
+    has length rho in the norm :math:`\|T^{-1}\epsilon\|`. T is 1 by default, ``|w|`` for adaptive sharpness
+    (ASAM, Kwon et al. 2021), and 0 on the leaves that ``mask`` leaves out: these neither move nor enter a norm.
+
+    Attributes:
+      scaling: T, a pytree of the structure of the parameters, or None for 1.
+      mask: a pytree of Python bools (True takes part), or None for all.
+      eps: the xi of the paper's Algorithm 1.
+    """
+
+    scaling: PyTree | None
+    mask: PyTree | None
+    eps: float | jax.Array
+
+    def _scaled(self, tree: PyTree) -> PyTree:
+        if self.scaling is not None:
+            tree = jax.tree.map(lambda t, x: t * _wide(x), self.scaling, tree)
+        if self.mask is not None:
+            tree = jax.tree.map(lambda keep, x: x if keep else jnp.zeros_like(x), self.mask, tree)
+        return tree
+
+    def norm(self, tree: PyTree) -> jax.Array:
+        """``||T x||``."""
+        return global_norm(self._scaled(tree))
+
+    def direction(self, tree: PyTree) -> PyTree:
+        """``T^2 x / (||T x|| + eps)``, in float32 or wider; zero at zero."""
+        unit = normalize(self._scaled(tree), self.eps)
+        return unit if self.scaling is None else self._scaled(unit)
+
+    def ascend(self, start: PyTree, toward: PyTree, radius: jax.Array) -> PyTree:
+        """``start + radius * direction(toward)``, formed in float32 or wider, in the dtypes of ``start``."""
+        return add_scaled(start, radius, self.direction(toward))

@@ -1,0 +1,143 @@
+"""Value, gradient and Hessian-vector products of one loss on one batch, in microbatches and over a mesh axis."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gam_jax._ascent import add_scaled, cast_like, scale_by, subtract
+from gam_jax._linearize import linearize
+from gam_jax._loss import Loss, split_batch
+from gam_jax._mesh import as_varying, mean_over, varying_axes
+from gam_jax._types import HvpMode, PyTree
+
+
+class Point(NamedTuple):
+    """The loss at one point.
+
+    Attributes:
+      value: the loss, a scalar.
+      aux: what the loss returns beside its value; with microbatches, stacked along a new leading axis.
+      grad: the gradient, in the dtypes of the parameters.
+    """
+
+    value: jax.Array
+    aux: Any
+    grad: PyTree
+
+
+Product = Callable[[PyTree], PyTree]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curvature:
+    """The derivatives of ``loss(params, arguments)`` with the arguments held fixed.
+
+    Every evaluation runs on all microbatches (``lax.scan``, in float32 or wider) and, unless ``per_replica``,
+    averages over ``axis_name``, so that a loss that is the mean over its batch gives the single-device result.
+    """
+
+    loss: Loss
+    arguments: Any
+    hvp: HvpMode
+    rho_prime: float | jax.Array
+    num_microbatches: int | None
+    axis_name: Any
+    per_replica: bool
+
+    def at(self, params: PyTree) -> Point:
+        """Value and gradient; cost 1 gradient."""
+        local = self._local(params)
+        return Point(*self._mean(lambda arguments: self._gradient(local, arguments)))
+
+    def linearized_at(self, params: PyTree) -> tuple[Point, Product]:
+        """Value, gradient and a function ``v -> H v``; cost 1 gradient, and 2 for each product.
+
+        With microbatches the intermediate values of the gradient are gone when the product is asked for, so that a
+        product costs 3.
+        """
+        local = self._local(params)
+        if self.num_microbatches is None:
+            point, product = self._linearized(local, self.arguments)
+            return Point(self._pmean(point.value), point.aux, self._pmean(point.grad)), self._checked(
+                product, local
+            )
+
+        def product(v: PyTree) -> PyTree:
+            return self._mean(lambda arguments: (None, None, self._linearized(local, arguments)[1](v)))[2]
+
+        return self.at(params), self._checked(product, local)
+
+    def _gradient(self, params: PyTree, arguments: Any) -> Point:
+        (value, aux), grad = jax.value_and_grad(self.loss, has_aux=True)(params, arguments)
+        return Point(value, aux, grad)
+
+    def _linearized(self, params: PyTree, arguments: Any) -> tuple[Point, Product]:
+        """Gradient and Hessian-vector product on one microbatch, on one replica."""
+
+        def gradient(params: PyTree) -> tuple[PyTree, tuple[jax.Array, Any]]:
+            value, aux, grad = self._gradient(params, arguments)
+            return grad, (value, aux)
+
+        def difference(v: PyTree) -> PyTree:
+            shifted = gradient(add_scaled(params, self.rho_prime, v))[0]
+            return scale_by(1 / self.rho_prime, subtract(shifted, grad))
+
+        match self.hvp:
+            case "linearize":
+                grad, (value, aux), product = linearize(gradient, params)
+            case "jvp":
+                grad, (value, aux) = gradient(params)
+                product = lambda v: jax.jvp(gradient, (params,), (v,), has_aux=True)[1]  # noqa: E731
+            case "reverse":
+                grad, transpose, (value, aux) = jax.vjp(gradient, params, has_aux=True)
+                product = lambda v: transpose(v)[0]  # noqa: E731  (the Hessian is symmetric)
+            case "finite_difference":
+                grad, (value, aux) = gradient(params)
+                product = difference
+        return Point(value, aux, grad), product
+
+    def _checked(self, product: Product, params: PyTree) -> Product:
+        """The product on directions of any float dtype, averaged over replicas, in the dtypes of the parameters."""
+
+        def apply(v: PyTree) -> PyTree:
+            v = self._local(v)
+            if self.hvp != "finite_difference":
+                v = cast_like(v, params)
+            return self._pmean(cast_like(product(v), params))
+
+        return apply
+
+    def _mean(self, fn: Callable[[Any], tuple[Any, Any, Any]]) -> tuple[Any, Any, Any]:
+        """``fn: arguments -> (value, aux, tree)``, value and tree averaged over microbatches and replicas."""
+        if self.num_microbatches is None:
+            value, aux, tree = fn(self.arguments)
+            return self._pmean(value), aux, self._pmean(tree)
+        slices, rebuild = split_batch(self.arguments, self.num_microbatches)
+
+        def step(total: Any, slices: list[jax.Array]) -> tuple[Any, Any]:
+            value, aux, tree = fn(rebuild(slices))
+            return add_scaled(total, 1.0, (value, tree)), aux
+
+        one = jax.eval_shape(lambda s: fn(rebuild(s)), [s[0] for s in slices])
+        total, aux = jax.lax.scan(step, _wide_zeros((one[0], one[2])), slices)
+        value, tree = cast_like(scale_by(1 / self.num_microbatches, total), (one[0], one[2]))
+        return self._pmean(value), aux, self._pmean(tree)
+
+    def _pmean(self, tree: PyTree) -> PyTree:
+        return tree if self.per_replica else mean_over(self.axis_name, tree)
+
+    def _local(self, params: PyTree) -> PyTree:
+        return as_varying(self.axis_name, params)
+
+
+def _wide_zeros(shapes: PyTree) -> PyTree:
+    """Zeros in float32 or wider, that vary over the same mesh axes as the shapes say."""
+
+    def zeros(shape: Any) -> jax.Array:
+        array = jnp.zeros(shape.shape, jnp.promote_types(shape.dtype, jnp.float32))
+        return as_varying(tuple(varying_axes(shape)), array)
+
+    return jax.tree.map(zeros, shapes)

@@ -1,0 +1,89 @@
+"""What a rule sees: the derivatives of one loss on one batch, and the ascent in one metric."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gam_jax._ascent import Metric
+from gam_jax._curvature import Curvature, Point
+from gam_jax._loss import Loss
+from gam_jax._mesh import as_varying, mean_over
+from gam_jax._options import Options, resolve_mask
+from gam_jax._types import PyTree
+
+
+class NormGradient(NamedTuple):
+    """The gradient norm at one point, with its gradient.
+
+    Attributes:
+      point: value, aux and gradient g of the loss.
+      norm: ``||g||`` in the metric of the ascent.
+      grad: ``H g / (||g|| + xi)``, the gradient of the norm (Eq. 8 of the paper).
+    """
+
+    point: Point
+    norm: jax.Array
+    grad: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """One step's loss, parameters and options. All passes see the same arguments and the same random key."""
+
+    params: PyTree
+    curvature: Curvature
+    metric: Metric
+    axis_name: Any
+    per_replica: bool
+
+    @classmethod
+    def create(cls, loss: Loss, params: PyTree, arguments: Any, options: Options) -> "Engine":
+        """The engine of one step; ``arguments`` are the (args, kwargs) of the loss."""
+        params = jax.tree.map(jnp.asarray, params)
+        scaling = jax.tree.map(jnp.abs, params) if options.adaptive else None
+        return cls(
+            params=params,
+            curvature=Curvature(
+                loss=loss,
+                arguments=arguments,
+                hvp=options.hvp,
+                rho_prime=options.rho_prime,
+                num_microbatches=None if options.num_microbatches == 1 else options.num_microbatches,
+                axis_name=options.axis_name,
+                per_replica=options.per_replica,
+            ),
+            metric=Metric(scaling, resolve_mask(options.perturb_mask, params), options.eps),
+            axis_name=options.axis_name,
+            per_replica=options.per_replica,
+        )
+
+    def gradient(self, params: PyTree) -> PyTree:
+        """grad L; cost 1."""
+        return self.curvature.at(params).grad
+
+    def norm_gradient(self, params: PyTree) -> NormGradient:
+        """||grad L|| and its gradient, a Hessian-vector product; cost 3."""
+        point, product = self.curvature.linearized_at(params)
+        return NormGradient(point, self.metric.norm(point.grad), product(self.metric.direction(point.grad)))
+
+    def clean_gradient(self, updates: PyTree) -> PyTree:
+        """The gradient at the parameters, which the caller has computed: the updates.
+
+        1. With per_replica, what came in may be the average, and each replica's own is computed here. The compiler
+           finds it in the caller's program, so that it costs nothing there.
+        """
+        return self.gradient(self.params) if self.per_replica else updates
+
+    def ascend(self, start: PyTree, toward: PyTree, radius: jax.Array) -> PyTree:
+        """``start + radius * toward / (||toward|| + xi)`` in the metric."""
+        return self.metric.ascend(start, toward, radius)
+
+    def before(self, updates: PyTree) -> PyTree:
+        """Incoming updates: averaged over the replicas, unless that is left for the end."""
+        return (as_varying if self.per_replica else mean_over)(self.axis_name, updates)
+
+    def after(self, updates: PyTree) -> PyTree:
+        """Outgoing updates: averaged over the replicas."""
+        return mean_over(self.axis_name, updates) if self.per_replica else updates

@@ -1,0 +1,122 @@
+"""Turns a rule into an optax transformation: loss arguments, schedules, interval, state and diagnostics."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gam_jax._ascent import cast_like
+from gam_jax._engine import Engine
+from gam_jax._loss import bind, named_arguments
+from gam_jax._mesh import mean_over
+from gam_jax._options import Options, check_coefficient, check_params
+from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
+
+
+class State(NamedTuple):
+    """The state of every transformation of the family.
+
+    Attributes:
+      count: the number of updates so far, int32.
+      diagnostics: a NamedTuple of float32 scalars, from the last step on which the method acted and they were finite.
+        Read them with ``optax.tree.get(opt_state, "grad_norm")``.
+    """
+
+    count: jax.Array
+    diagnostics: Any
+
+
+class Diagnostics(NamedTuple):
+    """What a first-order method saw, at no extra cost.
+
+    Attributes:
+      grad_norm: ``||grad L(w)||``.
+      perturbed_grad_norm: ``||grad L||`` at the ascent point of the gradient norm.
+      first_order_flatness: ``rho * perturbed_grad_norm``, the one-step estimate of R1_rho (Definition 4.1).
+      norm_grad_norm: ``||h_norm||``, the norm of the gradient of R1_rho.
+      cosine: of the angle between the gradient of the oracle loss and h_norm.
+    """
+
+    grad_norm: jax.Array
+    perturbed_grad_norm: jax.Array
+    first_order_flatness: jax.Array
+    norm_grad_norm: jax.Array
+    cosine: jax.Array
+
+
+class Rule(Protocol):
+    """One method: (engine, incoming updates, its coefficients) -> (outgoing updates, diagnostics)."""
+
+    def __call__(
+        self, engine: Engine, updates: PyTree, /, **coefficients: jax.Array
+    ) -> tuple[PyTree, Any]: ...
+
+
+def from_rule(
+    loss_fn: LossFn,
+    rule: Rule,
+    diagnostics: Callable[..., Any],
+    coefficients: dict[str, ScalarOrSchedule],
+    options: Options,
+) -> optax.GradientTransformationExtraArgs:
+    """The optax transformation of a rule.
+
+    Args:
+      loss_fn: the loss; its arguments beside the parameters are taken by name from the extra arguments of update.
+      rule: the method.
+      diagnostics: the NamedTuple class that the rule returns its diagnostics in.
+      coefficients: the rule's coefficients by name.
+      options: the shared options.
+    """
+    pick, loss = named_arguments(loss_fn), bind(loss_fn, options.has_aux)
+    for name, value in coefficients.items():
+        check_coefficient(name, value)
+
+    def init(params: PyTree) -> State:
+        check_params(params, params)
+        fields = diagnostics.__annotations__
+        return State(jnp.zeros((), jnp.int32), diagnostics(*(jnp.zeros((), jnp.float32) for _ in fields)))
+
+    def update(
+        updates: PyTree, state: State, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, State]:
+        check_params(params, updates)
+        engine = Engine.create(loss, params, ((), pick(extra_args)), options)
+        updates = engine.before(jax.tree.map(jnp.asarray, updates))
+        updates = cast_like(updates, updates)  # drops weak types, which both branches below must agree on
+        values = {name: resolve(value, state.count) for name, value in coefficients.items()}
+
+        def act() -> tuple[PyTree, Any]:
+            new, seen = rule(engine, updates, **values)
+            return cast_like(new, updates), keep_finite(mean_over(options.axis_name, seen), state.diagnostics)
+
+        new, seen = on_interval(options.interval, state.count, act, lambda: (updates, state.diagnostics))
+        return engine.after(new), State(optax.safe_increment(state.count), seen)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def resolve(value: ScalarOrSchedule, count: jax.Array) -> jax.Array:
+    """The coefficient at this step; schedules that dip below zero are clamped there."""
+    return jnp.maximum(jnp.asarray(value(count) if callable(value) else value, float), 0)
+
+
+def on_interval(
+    interval: int | Callable[[jax.Array], Any],
+    count: jax.Array,
+    act: Callable[[], Any],
+    rest: Callable[[], Any],
+) -> Any:
+    """``act()`` on the steps of the interval, else ``rest()``; only one of them runs."""
+    if callable(interval):
+        return jax.lax.cond(interval(count), act, rest)
+    if isinstance(interval, int) and interval == 1:
+        return act()
+    return jax.lax.cond(count % interval == 0, act, rest)
+
+
+def keep_finite(new: Any, last: Any) -> Any:
+    """The new diagnostics in float32, the last ones where a step gave inf or NaN."""
+    return jax.tree.map(lambda n, o: jnp.where(jnp.isfinite(n), n, o).astype(jnp.float32), new, last)

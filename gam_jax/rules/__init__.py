@@ -1,0 +1,1 @@
+"""One short rule per method; each reads like its paper's pseudo-code."""

@@ -1,0 +1,65 @@
+"""C-Flat: zeroth- and first-order flatness from four gradients (Bian et al. 2024)."""
+
+from typing import Unpack
+
+import jax
+import optax
+
+from gam_jax._ascent import add_scaled, subtract
+from gam_jax._engine import Engine
+from gam_jax._options import OptionArgs, Options, with_options
+from gam_jax._transform import Diagnostics, from_rule
+from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
+from gam_jax.rules._four_gradients import four_gradients
+
+
+def _rule(
+    engine: Engine, updates: PyTree, *, rho: jax.Array, strength: jax.Array
+) -> tuple[PyTree, Diagnostics]:
+    _, g1, g2, g3, seen = four_gradients(engine, updates, rho, rho)
+    return add_scaled(g1, strength, subtract(g3, g2)), seen
+
+
+@with_options
+def c_flat(
+    loss_fn: LossFn,
+    rho: ScalarOrSchedule = 0.2,
+    strength: ScalarOrSchedule = 0.2,
+    **options: Unpack[OptionArgs],
+) -> optax.GradientTransformationExtraArgs:
+    r"""Replaces the gradient by SAM's plus the bend of the gradient at the ascent point of its norm.
+
+    With the incoming updates :math:`g_0 = \nabla L(w)`, which must be the clean gradient of ``loss_fn``,
+
+    .. math:: update = g_1 + \lambda (g_3 - g_2)
+
+    with :math:`g_1, g_2, g_3` as in :func:`gam_jax.accelerated_gam` and one radius, :math:`\rho' = \rho`.
+
+    Cost: 4 gradient evaluations, the caller's own included.
+
+    Args:
+      loss_fn: as in :func:`gam_jax.gam`.
+      rho: radius of all three ascents, a float, a traced scalar or a schedule. Default 0.2, as its authors'.
+      strength: lambda, likewise. Default 0.2, as its authors'.
+      **options: see :class:`gam_jax.Options`.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs``, with :class:`gam_jax.Diagnostics` in its state.
+
+    Raises:
+      ValueError, TypeError: as :func:`gam_jax.gam` does.
+
+    Example:
+      >>> import jax, gam_jax
+      >>> import jax.numpy as jnp
+      >>> loss_fn = lambda params: jnp.sum(params**2)
+      >>> tx = gam_jax.c_flat(loss_fn, rho=0.5, strength=0.2)
+      >>> params = jnp.array([3.0, 4.0])
+      >>> updates, state = tx.update(jax.grad(loss_fn)(params), tx.init(params), params)
+      >>> print(jnp.array_str(updates, precision=2))
+      [6.72 8.96]
+
+    References:
+      Bian et al.: Make Continual Learning Stronger via C-Flat. NeurIPS 2024. https://arxiv.org/abs/2404.00986
+    """
+    return from_rule(loss_fn, _rule, Diagnostics, {"rho": rho, "strength": strength}, Options(**options))

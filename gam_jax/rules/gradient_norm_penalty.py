@@ -1,0 +1,83 @@
+"""The gradient norm at the point itself as a penalty (Zhao et al. 2022)."""
+
+from typing import NamedTuple, Unpack
+
+import jax
+import optax
+
+from gam_jax._ascent import add_scaled, cosine, global_norm
+from gam_jax._engine import Engine
+from gam_jax._options import OptionArgs, Options, with_options
+from gam_jax._transform import from_rule
+from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
+
+
+class PenaltyDiagnostics(NamedTuple):
+    """What the penalty saw, at no extra cost.
+
+    Attributes:
+      grad_norm: ``||grad L(w)||``, the penalty itself.
+      norm_grad_norm: the norm of its gradient.
+      cosine: of the angle between the gradient of the loss and that of its norm.
+    """
+
+    grad_norm: jax.Array
+    norm_grad_norm: jax.Array
+    cosine: jax.Array
+
+
+def _rule(engine: Engine, updates: PyTree, *, strength: jax.Array) -> tuple[PyTree, PenaltyDiagnostics]:
+    here = engine.norm_gradient(engine.params)
+    seen = PenaltyDiagnostics(here.norm, global_norm(here.grad), cosine(updates, here.grad))
+    return add_scaled(updates, strength, here.grad), seen
+
+
+@with_options
+def gradient_norm_penalty(
+    loss_fn: LossFn,
+    strength: ScalarOrSchedule,
+    *,
+    rho_prime: float | jax.Array = 1e-3,
+    **options: Unpack[OptionArgs],
+) -> optax.GradientTransformationExtraArgs:
+    r"""The gradient of :math:`L(w) + \lambda \|\nabla L(w)\|`, exactly.
+
+    With the incoming updates :math:`g_0 = \nabla L(w)`, the clean gradient,
+
+    .. math:: update = g_0 + \lambda H(w)\, g_0 / (\|g_0\| + \xi).
+
+    The form that Zhao et al. run, :math:`(1 - a) g_0 + a \nabla L(w + r \hat g_0)` with :math:`a = \lambda / r`, is
+    ``hvp="finite_difference"`` with ``rho_prime=r``.
+
+    Cost: 3 gradient evaluations, the caller's own included (see :func:`gam_jax.gam`); 2 with finite differences.
+
+    Args:
+      loss_fn: as in :func:`gam_jax.gam`.
+      strength: lambda, a float, a traced scalar or a schedule. Zhao et al. use a = 0.8 at r = 0.05 on CIFAR: 0.04.
+      rho_prime: step of the finite difference, with ``hvp="finite_difference"`` only.
+      **options: see :class:`gam_jax.Options`.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs``, with :class:`gam_jax.PenaltyDiagnostics` in its state.
+
+    Raises:
+      ValueError, TypeError: as :func:`gam_jax.gam` does.
+
+    Example:
+      >>> import jax, gam_jax
+      >>> import jax.numpy as jnp
+      >>> loss_fn = lambda params: jnp.sum(params**2)
+      >>> tx = gam_jax.gradient_norm_penalty(loss_fn, strength=0.5)
+      >>> params = jnp.array([3.0, 4.0])
+      >>> updates, state = tx.update(jax.grad(loss_fn)(params), tx.init(params), params)
+      >>> print(jnp.array_str(updates, precision=2))
+      [6.6 8.8]
+
+    References:
+      Zhao, Zhang, Hu: Penalizing Gradient Norm for Efficiently Improving Generalization in Deep Learning. ICML 2022.
+      https://arxiv.org/abs/2202.03599
+    """
+    coefficients = {"strength": strength}
+    return from_rule(
+        loss_fn, _rule, PenaltyDiagnostics, coefficients, Options(rho_prime=rho_prime, **options)
+    )
