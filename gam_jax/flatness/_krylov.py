@@ -1,0 +1,160 @@
+"""Krylov spaces of a symmetric operator on pytrees, with full reorthogonalisation and thick restarts.
+
+Why not matfree's: its Lanczos traces the operator into one program with the data inside, and runs a number of steps
+fixed beforehand, which keeps every vector. Here the operator is a pass over data streamed from anywhere, the basis
+has a fixed size, and the iteration stops when the wanted eigenpairs have converged. The tests compare the two.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gam_jax._ascent import global_norm, scale_by
+from gam_jax._types import PyTree
+
+_EXACT = jax.lax.Precision.HIGHEST  # an accelerator's default for float32 products is less than float32
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def random_like(key: jax.Array, tree: PyTree, kind: str = "normal") -> PyTree:
+    """Independent standard normal entries or random signs, in float32 or wider."""
+    leaves, structure = jax.tree.flatten(tree)
+    draw = {"normal": jax.random.normal, "signs": jax.random.rademacher}[kind]
+    keys = jax.random.split(key, len(leaves))
+    dtypes = [jnp.promote_types(leaf.dtype, jnp.float32) for leaf in leaves]
+    return jax.tree.unflatten(
+        structure, [draw(k, leaf.shape, t) for k, leaf, t in zip(keys, leaves, dtypes, strict=True)]
+    )
+
+
+def _empty_basis(rows: int, like: PyTree) -> PyTree:
+    """Zeros with a new leading axis, sharded as ``like`` is."""
+
+    def zeros(leaf: jax.Array) -> jax.Array:
+        sharding = leaf.sharding
+        if isinstance(sharding, NamedSharding):
+            sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+        else:
+            sharding = None
+        dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+        return jnp.zeros((rows, *leaf.shape), dtype, device=sharding)
+
+    return jax.tree.map(zeros, like)
+
+
+@jax.jit
+def _orthogonalize(basis: PyTree, v: PyTree) -> tuple[PyTree, jax.Array, jax.Array]:
+    """v without its components along the rows of the basis, these components, and the norm of what is left.
+
+    Classical Gram-Schmidt, twice, which is as good as exact.
+    """
+    total = jnp.zeros(())
+    for _ in range(2):
+        dots = jax.tree.map(lambda q, x: jnp.tensordot(q, x, x.ndim, precision=_EXACT), basis, v)
+        dots = functools.reduce(jnp.add, jax.tree.leaves(dots))
+        v = jax.tree.map(lambda q, x, d=dots: x - jnp.tensordot(d.astype(x.dtype), q, 1, precision=_EXACT), basis, v)
+        total = total + dots
+    return v, total, global_norm(v)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _set_row(basis: PyTree, row: int, v: PyTree) -> PyTree:
+    return jax.tree.map(lambda q, x: q.at[row].set(x), basis, v)
+
+
+@jax.jit
+def _get_row(basis: PyTree, row: int) -> PyTree:
+    return jax.tree.map(lambda q: q[row], basis)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _rotate(leaf: jax.Array, rotation: jax.Array) -> jax.Array:
+    return jnp.tensordot(rotation.astype(leaf.dtype), leaf, 1, precision=_EXACT)
+
+
+class Krylov:
+    """An orthonormal basis Q of at most ``size`` rows and the projection ``T = Q H Q^T`` of the operator.
+
+    It holds ``H Q_i = sum_j T_ij Q_j`` for all rows but the newest, which has a residual of norm ``beta`` along the
+    next row. Memory: ``size + 1`` vectors, and one more leaf's share of them during a restart.
+
+    Attributes:
+      length: the number of rows multiplied so far.
+      beta: the norm of the residual; 0 when the rows span an invariant space.
+    """
+
+    def __init__(self, operator: Callable[[PyTree], PyTree], like: PyTree, size: int, key: jax.Array):
+        self._operator = operator
+        self._like = like
+        self._key = key
+        self.dimension = sum(leaf.size for leaf in jax.tree.leaves(like))
+        self.size = min(size, self.dimension)
+        self.length = 0
+        self.products = 0
+        self.beta = 0.0
+        self._projection = np.zeros((self.size, self.size))
+        self._basis = _empty_basis(self.size + 1, like)
+
+    def start(self, v: PyTree) -> None:
+        """Sets the next row to ``v``, orthonormalised."""
+        v, _, norm = _orthogonalize(self._basis, v)
+        v, _, norm = _orthogonalize(self._basis, scale_by(1 / norm, v))  # a remainder far shorter than v is inexact
+        self._basis = _set_row(self._basis, self.length, scale_by(1 / norm, v))
+
+    def start_at_random(self) -> None:
+        """Sets the next row to a random direction."""
+        self._key, key = jax.random.split(self._key)
+        self.start(random_like(key, self._like))
+
+    def step(self) -> None:
+        """Multiplies the newest row: one product.
+
+        Raises:
+          ValueError: if the product is not finite.
+        """
+        j = self.length
+        v = self._operator(_get_row(self._basis, j))
+        self.products += 1
+        v, along, beta = _orthogonalize(self._basis, v)
+        along, self.beta = np.asarray(along, np.float64), float(beta)
+        if not (np.isfinite(along).all() and np.isfinite(self.beta)):
+            raise ValueError(f"the Hessian-vector product must be finite, got a norm of {self.beta}")
+        self._projection[j, : j + 1] = self._projection[: j + 1, j] = along[: j + 1]
+        self.length = j + 1
+        scale = max(np.abs(self._projection[: j + 1, : j + 1]).max(), np.finfo(np.float32).tiny)
+        if self.beta <= 10 * jnp.finfo(beta.dtype).eps * scale:
+            self.beta = 0.0
+        else:
+            self._basis = _set_row(self._basis, self.length, scale_by(1 / beta, v))
+
+    def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ritz values (ascending), their coordinates in the rows (columns), and the norms of their residuals."""
+        values, coordinates = np.linalg.eigh(self._projection[: self.length, : self.length])
+        return values, coordinates, self.beta * np.abs(coordinates[-1])
+
+    def restart(self, values: np.ndarray, coordinates: np.ndarray, *, keep_residual: bool) -> None:
+        """Replaces the rows by these Ritz vectors; the residual stays the next row, or is dropped."""
+        kept = len(values)
+        rotation = np.zeros((self.size + 1, self.size + 1))
+        rotation[:kept, : self.length] = coordinates.T
+        if keep_residual:
+            rotation[kept, self.length] = 1
+        device_rotation = jnp.asarray(rotation, jnp.result_type(*jax.tree.leaves(self._basis)))
+        self._basis = jax.tree.map(lambda leaf: _rotate(leaf, device_rotation), self._basis)
+        self._projection[:] = 0
+        self._projection[:kept, :kept] = np.diag(values)
+        self.length = kept
+
+    def vector(self, coordinates: np.ndarray) -> PyTree:
+        """The combination of the rows with these coordinates."""
+        weights = jnp.zeros(self.size + 1).at[: self.length].set(jnp.asarray(coordinates))
+        return _combine(self._basis, weights)
+
+
+@jax.jit
+def _combine(basis: PyTree, weights: jax.Array) -> PyTree:
+    return jax.tree.map(lambda q: jnp.tensordot(weights.astype(q.dtype), q, 1, precision=_EXACT), basis)

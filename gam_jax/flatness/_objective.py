@@ -1,0 +1,193 @@
+"""The mean loss over a whole data set, its gradient and its Hessian-vector products, streamed batch by batch.
+
+Every compiled function here takes the loss as a static argument, so that a second measurement with the same function
+and the same shapes compiles nothing.
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Unpack
+
+import jax
+import jax.numpy as jnp
+
+from gam_jax._ascent import _wide, cast_like
+from gam_jax._loss import bind
+from gam_jax._options import check_params
+from gam_jax._types import LossFn, PyTree
+from gam_jax.flatness._data import (
+    DataArgs,
+    DataOptions,
+    ProgressFn,
+    automatic,
+    count_examples,
+    reader,
+    replicate,
+    spread,
+)
+
+
+def _call(loss_fn: LossFn, has_aux: bool, params: PyTree, args: tuple[Any, ...]) -> jax.Array:
+    return bind(loss_fn, has_aux)(params, (args, {}))[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="trace")
+def _value(loss_fn: LossFn, has_aux: bool, params: PyTree, args: Any, *, trace: int) -> tuple[jax.Array, Any]:
+    """``trace`` is not used: each value of it traces the loss once more (see the determinism probe)."""
+    return _call(loss_fn, has_aux, params, args), ()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _gradient(loss_fn: LossFn, has_aux: bool, params: PyTree, args: Any) -> tuple[jax.Array, PyTree]:
+    value, grad = jax.value_and_grad(functools.partial(_call, loss_fn, has_aux))(params, args)
+    return value, jax.tree.map(_wide, grad)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _product(loss_fn: LossFn, has_aux: bool, params: PyTree, v: PyTree, args: Any) -> tuple[jax.Array, PyTree]:
+    # jax.linearize, not jax.jvp: losses with a custom_vjp inside have no jvp of their gradient.
+    loss = functools.partial(_call, loss_fn, has_aux)
+    grad_and_value = lambda params: jax.value_and_grad(loss)(params, args)[::-1]  # noqa: E731
+    _, product, value = jax.linearize(grad_and_value, params, has_aux=True)
+    return value, jax.tree.map(_wide, product(cast_like(v, params)))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _accumulate(total: PyTree, weight: float, tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda t, x: t + jnp.asarray(weight, t.dtype) * x.astype(t.dtype), total, tree)
+
+
+@jax.jit
+def _divide(total: PyTree, weight: float, like: PyTree) -> PyTree:
+    return jax.tree.map(lambda t, x: (t / jnp.asarray(weight, t.dtype)).astype(x.dtype), total, like)
+
+
+class Objective:
+    r"""``L(params) = sum_b n_b L_b(params) / sum_b n_b`` over the batches b with n_b examples, and its derivatives.
+
+    Attributes:
+      params: the parameters at which it was made, on the mesh if there is one.
+      value: the loss there, in float64.
+      passes: finished passes over the data.
+    """
+
+    def __init__(self, loss_fn: LossFn, params: PyTree, batches: Any, options: DataOptions, progress: ProgressFn):
+        check_params(params, params)
+        try:
+            hash(loss_fn)
+        except TypeError:
+            raise TypeError(f"loss_fn must be hashable, so that it compiles once, got {loss_fn!r}") from None
+        self._static = (loss_fn, options.has_aux)
+        self._options = options
+        self._mesh = None if options.mesh is None else automatic(options.mesh)
+        self._read = reader(batches)
+        self._progress = progress
+        self.passes = 0
+        self.params = replicate(jax.tree.map(jnp.asarray, params), self._mesh)
+        self.size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        if self.size == 0:
+            raise ValueError(f"there is nothing to measure, got no parameters: {params!r}")
+        self.value = self._probe() if options.check_determinism else self.value_at(self.params)
+
+    def value_at(self, params: PyTree) -> float:
+        """The loss at ``params``; one pass without gradients."""
+        return self._mean(lambda args: _value(*self._static, params, args, trace=0))[0]
+
+    def gradient_at(self, params: PyTree) -> tuple[float, PyTree]:
+        """Loss and gradient, the latter in float32 or wider; one pass, 1 gradient evaluation."""
+        return self._mean(lambda args: _gradient(*self._static, params, args))
+
+    def product_at(self, params: PyTree, v: PyTree) -> PyTree:
+        """``H(params) v`` in float32 or wider; one pass, 3 gradient evaluations."""
+        v = replicate(v, self._mesh)
+        return self._mean(lambda args: _product(*self._static, params, v, args))[1]
+
+    def product(self, v: PyTree) -> PyTree:
+        """``H v`` at the parameters."""
+        return self.product_at(self.params, v)
+
+    def stream(self) -> Iterator[tuple[tuple[Any, ...], float]]:
+        """One pass: what the loss takes after the parameters, and its weight."""
+        index = -1
+        for index, args in enumerate(self._read()):
+            weight = count_examples(args, self._options.num_examples)
+            if weight == 0:
+                raise ValueError(f"batch {index} holds no examples, got {jax.tree.map(jnp.shape, args[0])}")
+            yield spread(args, self._mesh), weight
+            self._progress(self.passes, index + 1)
+        if index < 0:
+            raise ValueError("the data are empty, got no batches (an iterator that was read before?)")
+        self.passes += 1
+
+    def _mean(self, fn: Callable[[Any], tuple[jax.Array, PyTree]]) -> tuple[float, PyTree]:
+        """The weighted mean of a value (in float64) and of a pytree over one pass."""
+        values, weights = [], []
+        total = tree = None
+        for args, weight in self.stream():
+            value, tree = fn(args)
+            with self._accumulator():
+                total = _accumulate(self._zeros(tree) if total is None else total, weight, tree)
+            values.append(value)
+            weights.append(weight)
+            if len(values) > 2:  # bounded memory: no more than two batches on their way to the device
+                values[-3] = float(values[-3])
+        with self._accumulator():
+            mean = _divide(total, math.fsum(weights), tree)
+        products = [float(value) * weight for value, weight in zip(values, weights, strict=True)]
+        finite = all(map(math.isfinite, products))
+        return (math.fsum(products) if finite else sum(products)) / math.fsum(weights), mean
+
+    def _zeros(self, tree: PyTree) -> PyTree:
+        dtype = jnp.float64 if self._options.accumulate_in_float64 else None
+        return jax.tree.map(lambda x: jnp.zeros_like(x, dtype), tree)
+
+    def _accumulator(self) -> Any:
+        return jax.enable_x64(True) if self._options.accumulate_in_float64 else contextlib.nullcontext()
+
+    def _probe(self) -> float:
+        """The loss, after a check that it is finite, and the same when it is traced and evaluated again.
+
+        Under jit a loss with a random number from outside is frozen at its first trace. So the second evaluation has
+        a trace of its own, and reads the data again.
+
+        Raises:
+          ValueError: if the loss is not finite, or differs.
+        """
+        first = self.value_at(self.params)
+        if not math.isfinite(first):
+            raise ValueError(f"the loss must be finite at the parameters, got {first}")
+        again = self._mean(lambda args: _value(*self._static, self.params, args, trace=1))[0]
+        if first != again:
+            raise ValueError(
+                f"the loss must be deterministic, got {first!r} and then {again!r} at the same parameters. Curvature "
+                "is measured by comparing many evaluations of one function: dropout, augmentation or shuffling "
+                "that changes between them measures the noise. Switch these off (or fix their keys); on a GPU "
+                "XLA_FLAGS=--xla_gpu_deterministic_ops=true may be needed. check_determinism=False skips this check"
+            )
+        return first
+
+
+@contextlib.contextmanager
+def measure(loss_fn: LossFn, params: PyTree, batches: Any, **options: Unpack[DataArgs]) -> Iterator[Objective]:
+    """The objective for the time of one measurement, with its progress bar."""
+    settings = DataOptions(**options)
+    with contextlib.ExitStack() as stack:
+        progress = settings.progress
+        if progress is True:
+            progress = stack.enter_context(_bar())
+        yield Objective(loss_fn, params, batches, settings, progress or (lambda passes, batches: None))
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[ProgressFn]:
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
+        task = bar.add_task("compiling")
+
+        def progress(passes: int, batches: int) -> None:
+            bar.update(task, description=f"pass {passes + 1}, batch {batches}")
+
+        yield progress
