@@ -61,9 +61,7 @@ class Curvature:
         local = self._local(params)
         if self.num_microbatches is None:
             point, product = self._linearized(local, self.arguments)
-            return Point(self._pmean(point.value), point.aux, self._pmean(point.grad)), self._checked(
-                product, local
-            )
+            return Point(self._pmean(point.value), point.aux, self._pmean(point.grad)), self._checked(product, local)
 
         def product(v: PyTree) -> PyTree:
             return self._mean(lambda arguments: (None, None, self._linearized(local, arguments)[1](v)))[2]
@@ -134,10 +132,10 @@ class Curvature:
 
 
 def _wide_zeros(shapes: PyTree) -> PyTree:
-    """Zeros in float32 or wider, that vary over the same mesh axes as the shapes say."""
+    """Zeros in float32 or wider, with the sharding and the varying axes of the shapes."""
 
     def zeros(shape: Any) -> jax.Array:
-        array = jnp.zeros(shape.shape, jnp.promote_types(shape.dtype, jnp.float32))
-        return as_varying(tuple(varying_axes(shape)), array)
+        wide = jax.lax.full_like(shape, 0, jnp.promote_types(shape.dtype, jnp.float32))
+        return as_varying(tuple(varying_axes(shape)), wide)
 
     return jax.tree.map(zeros, shapes)

@@ -26,17 +26,13 @@ def named_arguments(loss_fn: LossFn) -> Callable[[dict[str, Any]], dict[str, Any
         raise TypeError(f"loss_fn must be a function (params, ...) -> scalar, got {loss_fn!r}")
     first, *others = list(inspect.signature(loss_fn).parameters.values()) or [None]
     if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
-        raise TypeError(
-            f"loss_fn must take the parameters as its first argument, got {loss_fn!r} without one"
-        )
+        raise TypeError(f"loss_fn must take the parameters as its first argument, got {loss_fn!r} without one")
     takes_any = any(p.kind is p.VAR_KEYWORD for p in others)
     names = [p.name for p in others if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     required = [p.name for p in others if p.default is p.empty and p.name in names]
     nameless = [p.name for p in others if p.kind is p.POSITIONAL_ONLY]
     if nameless:
-        raise TypeError(
-            f"loss_fn takes positional-only {nameless}: its arguments travel by name, remove the '/'"
-        )
+        raise TypeError(f"loss_fn takes positional-only {nameless}: its arguments travel by name, remove the '/'")
 
     def pick(extra_args: dict[str, Any]) -> dict[str, Any]:
         missing = [name for name in required if name not in extra_args]
@@ -60,14 +56,10 @@ def bind(loss_fn: LossFn, has_aux: bool) -> Loss:
             raise TypeError(f"with has_aux=True loss_fn must return (loss, aux), got {type(result).__name__}")
         value, aux = result if has_aux else (result, None)
         if isinstance(value, tuple | list | dict):
-            raise TypeError(
-                f"loss_fn must return a scalar, got a {type(value).__name__}; for (loss, aux) say has_aux"
-            )
+            raise TypeError(f"loss_fn must return a scalar, got a {type(value).__name__}; for (loss, aux) say has_aux")
         value = jnp.asarray(value)
         if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise TypeError(
-                f"loss_fn must return a real scalar, got shape {value.shape} and dtype {value.dtype}"
-            )
+            raise TypeError(f"loss_fn must return a real scalar, got shape {value.shape} and dtype {value.dtype}")
         return value, aux
 
     return loss
@@ -85,9 +77,7 @@ def split_batch(arguments: Any, num_microbatches: int) -> tuple[Any, Callable[[A
     leaves, tree = jax.tree.flatten_with_path(arguments)
     sizes = {jax.tree_util.keystr(path): jnp.shape(leaf)[0] for path, leaf in leaves if jnp.ndim(leaf)}
     if not sizes:
-        raise ValueError(
-            f"{num_microbatches=} but no argument of the loss is an array with a leading axis to split"
-        )
+        raise ValueError(f"{num_microbatches=} but no argument of the loss is an array with a leading axis to split")
     if len(set(sizes.values())) > 1:
         raise ValueError(
             f"{num_microbatches=} splits the leading axis of every array argument of the loss, which must be the same "
@@ -95,9 +85,7 @@ def split_batch(arguments: Any, num_microbatches: int) -> tuple[Any, Callable[[A
         )
     size = next(iter(sizes.values()))
     if size % num_microbatches:
-        raise ValueError(
-            f"num_microbatches must divide the batch, got {num_microbatches=} and a batch of {size}"
-        )
+        raise ValueError(f"num_microbatches must divide the batch, got {num_microbatches=} and a batch of {size}")
 
     def split(leaf: Any) -> jax.Array:
         rows = jnp.reshape(leaf, (size // num_microbatches, num_microbatches, *jnp.shape(leaf)[1:]))
@@ -108,8 +96,6 @@ def split_batch(arguments: Any, num_microbatches: int) -> tuple[Any, Callable[[A
 
     def rebuild(slices: list[jax.Array]) -> Any:
         remaining = iter(slices)
-        return jax.tree.unflatten(
-            tree, [next(remaining) if s else w for s, w in zip(is_split, whole, strict=True)]
-        )
+        return jax.tree.unflatten(tree, [next(remaining) if s else w for s, w in zip(is_split, whole, strict=True)])
 
     return [split(leaf) for leaf, s in zip(whole, is_split, strict=True) if s], rebuild

@@ -60,9 +60,7 @@ class Options:
             _check_count("interval", self.interval, "or a function count -> bool")
         if self.num_microbatches is not None:
             if isinstance(self.num_microbatches, jax.core.Tracer):
-                raise TypeError(
-                    "num_microbatches must be static: in optax.inject_hyperparams name it in static_args"
-                )
+                raise TypeError("num_microbatches must be static: in optax.inject_hyperparams name it in static_args")
             _check_count("num_microbatches", self.num_microbatches, "or None")
         if self.per_replica and self.axis_name is None:
             raise ValueError("per_replica=True needs the axis_name of the replicas, got axis_name=None")
@@ -103,9 +101,7 @@ def check_coefficient(name: str, value: Any, *, positive: bool = False, at_most:
     """Raises unless the value is a finite number >= 0 (> 0 if ``positive``), a traced scalar or a schedule."""
     if callable(value) or isinstance(value, jax.core.Tracer):
         return
-    allowed = (
-        f"a finite number {'> 0' if positive else '>= 0'}{f' and <= {at_most}' if at_most < math.inf else ''}"
-    )
+    allowed = f"a finite number {'> 0' if positive else '>= 0'}{f' and <= {at_most}' if at_most < math.inf else ''}"
     message = f"{name} must be {allowed}, a traced scalar or a schedule, got {name}={value!r}"
     if isinstance(value, str | bool) or not (np.isscalar(value) or hasattr(value, "dtype")):
         raise TypeError(message)

@@ -49,9 +49,7 @@ class Diagnostics(NamedTuple):
 class Rule(Protocol):
     """One method: (engine, incoming updates, its coefficients) -> (outgoing updates, diagnostics)."""
 
-    def __call__(
-        self, engine: Engine, updates: PyTree, /, **coefficients: jax.Array
-    ) -> tuple[PyTree, Any]: ...
+    def __call__(self, engine: Engine, updates: PyTree, /, **coefficients: jax.Array) -> tuple[PyTree, Any]: ...
 
 
 def from_rule(
@@ -79,9 +77,7 @@ def from_rule(
         fields = diagnostics.__annotations__
         return State(jnp.zeros((), jnp.int32), diagnostics(*(jnp.zeros((), jnp.float32) for _ in fields)))
 
-    def update(
-        updates: PyTree, state: State, params: PyTree | None = None, **extra_args: Any
-    ) -> tuple[PyTree, State]:
+    def update(updates: PyTree, state: State, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, State]:
         check_params(params, updates)
         engine = Engine.create(loss, params, ((), pick(extra_args)), options)
         updates = engine.before(jax.tree.map(jnp.asarray, updates))

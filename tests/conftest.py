@@ -17,3 +17,10 @@ def x64():
     """Runs a test in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs():
+    """Thousands of compiled programs in one process exhaust the system's memory maps."""
+    yield
+    jax.clear_caches()

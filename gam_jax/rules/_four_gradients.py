@@ -33,7 +33,5 @@ def four_gradients(engine: Engine, updates: PyTree, rho: jax.Array, rho_prime: j
     g3 = engine.gradient(engine.ascend(w2, g2, rho_prime))
     bend = subtract(g3, g2)
     norm = engine.metric.norm(g2)
-    seen = Diagnostics(
-        engine.metric.norm(g0), norm, rho * norm, rho * global_norm(bend) / rho_prime, cosine(g0, bend)
-    )
+    seen = Diagnostics(engine.metric.norm(g0), norm, rho * norm, rho * global_norm(bend) / rho_prime, cosine(g0, bend))
     return FourGradients(g0, g1, g2, g3, seen)

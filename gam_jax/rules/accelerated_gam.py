@@ -93,9 +93,7 @@ def accelerated_gam(
     return from_rule(loss_fn, _rule, Diagnostics, coefficients, Options(**options))
 
 
-def released_coefficients(
-    *, rho: float, rho_prime: float, alpha: float, beta: float, gamma: float
-) -> dict[str, float]:
+def released_coefficients(*, rho: float, rho_prime: float, alpha: float, beta: float, gamma: float) -> dict[str, float]:
     r"""Maps settings of the authors' released program onto :func:`accelerated_gam`.
 
     1. The released program computes :math:`h_- = g_0 + (1 - \beta) g_2`, where Algorithm 2 prints

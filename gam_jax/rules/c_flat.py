@@ -13,9 +13,7 @@ from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 from gam_jax.rules._four_gradients import four_gradients
 
 
-def _rule(
-    engine: Engine, updates: PyTree, *, rho: jax.Array, strength: jax.Array
-) -> tuple[PyTree, Diagnostics]:
+def _rule(engine: Engine, updates: PyTree, *, rho: jax.Array, strength: jax.Array) -> tuple[PyTree, Diagnostics]:
     _, g1, g2, g3, seen = four_gradients(engine, updates, rho, rho)
     return add_scaled(g1, strength, subtract(g3, g2)), seen
 

@@ -67,6 +67,4 @@ def fad(
       Zhang et al.: Flatness-Aware Minimization for Domain Generalization. ICCV 2023. https://arxiv.org/abs/2307.11108
     """
     check_coefficient("alpha", alpha, at_most=1)
-    return from_rule(
-        loss_fn, _rule, Diagnostics, {"rho": rho, "alpha": alpha, "beta": beta}, Options(**options)
-    )
+    return from_rule(loss_fn, _rule, Diagnostics, {"rho": rho, "alpha": alpha, "beta": beta}, Options(**options))

@@ -69,7 +69,8 @@ def gam(
         over a batch, say, where the paper writes a sum.
       rho: perturbation radius, in units of the parameters. A float, a traced scalar or a schedule of this
         transformation's step count, clamped at 0. The paper tunes over {.05, .1, .2, .5, 1, 2}.
-      alpha: weight of the flatness term, likewise; 0 is the base optimizer. The paper tunes over {.1, .2, .5, 1, ..., 10}.
+      alpha: weight of the flatness term, likewise; 0 is the base optimizer. The paper tunes over
+        {.1, .2, .5, 1, 2, ..., 10}.
       rho_prime: step of the finite difference, with ``hvp="finite_difference"`` only.
       **options: see :class:`gam_jax.Options`.
 

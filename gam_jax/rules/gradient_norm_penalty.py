@@ -78,6 +78,4 @@ def gradient_norm_penalty(
       https://arxiv.org/abs/2202.03599
     """
     coefficients = {"strength": strength}
-    return from_rule(
-        loss_fn, _rule, PenaltyDiagnostics, coefficients, Options(rho_prime=rho_prime, **options)
-    )
+    return from_rule(loss_fn, _rule, PenaltyDiagnostics, coefficients, Options(rho_prime=rho_prime, **options))

@@ -26,9 +26,7 @@ class SamDiagnostics(NamedTuple):
     cosine: jax.Array
 
 
-def _rule(
-    engine: Engine, updates: PyTree, *, rho: jax.Array, gamma: jax.Array
-) -> tuple[PyTree, SamDiagnostics]:
+def _rule(engine: Engine, updates: PyTree, *, rho: jax.Array, gamma: jax.Array) -> tuple[PyTree, SamDiagnostics]:
     g0 = engine.clean_gradient(updates)
     g1 = engine.gradient(engine.ascend(engine.params, g0, rho))
     update = add_scaled(g1, -gamma, perpendicular(g0, to=g1))

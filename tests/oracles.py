@@ -1,0 +1,73 @@
+"""Literal, slow, numpy float64 transcriptions of the paper's algorithms, with its equation and line numbers."""
+
+import numpy as np
+
+XI = 1e-12
+
+
+class LogisticQuartic:
+    """L(w) = mean_i log(1 + exp(-y_i x_i.w)) + c/4 sum_j w_j^4, with gradient and Hessian by hand."""
+
+    def __init__(self, seed=0, examples=12, size=7, quartic=0.3):
+        rng = np.random.default_rng(seed)
+        self.x, self.y = rng.normal(size=(examples, size)), rng.choice([-1.0, 1.0], size=examples)
+        self.quartic = quartic
+        self.start = rng.normal(size=size)
+
+    def gradient(self, w):
+        margin = self.y * (self.x @ w)
+        weight = -self.y / (1 + np.exp(margin))
+        return self.x.T @ weight / len(self.y) + self.quartic * w**3
+
+    def hessian(self, w):
+        probability = 1 / (1 + np.exp(-self.y * (self.x @ w)))
+        weight = probability * (1 - probability)
+        return self.x.T @ (weight[:, None] * self.x) / len(self.y) + np.diag(3 * self.quartic * w**2)
+
+
+def algorithm_1(loss, w, h_loss, rho, alpha):
+    """Lines 5 to 10 of Algorithm 1: the direction that the base optimizer descends."""
+    g = loss.gradient(w)
+    f = loss.hessian(w) @ (g / (np.linalg.norm(g) + XI))  # line 6
+    w_adv = w + rho * f / (np.linalg.norm(f) + XI)  # line 7
+    g_adv = loss.gradient(w_adv)
+    h_norm = rho * loss.hessian(w_adv) @ (g_adv / (np.linalg.norm(g_adv) + XI))  # line 8
+    return h_loss + alpha * h_norm  # line 10
+
+
+def algorithm_2(loss, w, rho, rho_prime, alpha, beta, gamma):
+    """Algorithm 2, as printed."""
+    g0 = loss.gradient(w)
+    w1 = w + rho_prime * g0 / (np.linalg.norm(g0) + XI)
+    g1 = loss.gradient(w1)
+    h0 = g1 - g0
+    w2 = w + rho * h0 / (np.linalg.norm(h0) + XI)
+    g2 = loss.gradient(w2)
+    w3 = w2 + rho_prime * g2 / (np.linalg.norm(g2) + XI)
+    g3 = loss.gradient(w3)
+    h_plus = alpha * g1 + (1 - alpha) * g3
+    h_minus = beta * g0 + (1 - beta) * g2
+    parallel = h_plus * (h_minus @ h_plus) / (h_plus @ h_plus)
+    return h_plus - gamma * (h_minus - parallel)
+
+
+class SgdMomentum:
+    def __init__(self, learning_rate=0.1, momentum=0.9):
+        self.learning_rate, self.momentum, self.trace = learning_rate, momentum, 0.0
+
+    def step(self, w, direction):
+        self.trace = direction + self.momentum * self.trace
+        return w - self.learning_rate * self.trace
+
+
+class AdamW:
+    def __init__(self, learning_rate=0.05, b1=0.9, b2=0.999, eps=1e-8, weight_decay=1e-2):
+        self.learning_rate, self.b1, self.b2, self.eps, self.weight_decay = learning_rate, b1, b2, eps, weight_decay
+        self.m, self.v, self.t = 0.0, 0.0, 0
+
+    def step(self, w, direction):
+        self.t += 1
+        self.m = self.b1 * self.m + (1 - self.b1) * direction
+        self.v = self.b2 * self.v + (1 - self.b2) * direction**2
+        m_hat, v_hat = self.m / (1 - self.b1**self.t), self.v / (1 - self.b2**self.t)
+        return w - self.learning_rate * (m_hat / (np.sqrt(v_hat) + self.eps) + self.weight_decay * w)

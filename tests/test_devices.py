@@ -1,0 +1,240 @@
+"""Eight devices equal one: jit with replicated and sharded parameters, shard_map, pmap."""
+
+import functools
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import gam_jax
+from tests.family import FAMILY
+from tests.problems import cross_entropy
+
+STEPS = 4
+
+
+def loss_fn(params, batch):
+    hidden = jnp.tanh(batch["x"] @ params["w1"])
+    return cross_entropy(hidden @ params["w2"], batch["y"])
+
+
+gradient_of_loss = jax.grad(loss_fn)
+
+
+def make_params():
+    k1, k2 = jax.random.split(jax.random.key(0))
+    return {"w1": 0.5 * jax.random.normal(k1, (8, 16), float), "w2": 0.5 * jax.random.normal(k2, (16, 4), float)}
+
+
+def make_batches():
+    k1, k2 = jax.random.split(jax.random.key(1))
+    return {
+        "x": jax.random.normal(k1, (STEPS, 32, 8), float),
+        "y": jax.random.randint(k2, (STEPS, 32), 0, 4),
+    }
+
+
+def train(tx, params, batches, *, gradient=gradient_of_loss, wrap=jax.jit, init=None):
+    """Runs STEPS wrapped steps and returns the parameters."""
+    state = (init or tx.init)(params)
+
+    def step(params, state, batch):
+        updates, state = tx.update(gradient(params, batch), state, params, batch=batch)
+        return optax.apply_updates(params, updates), state
+
+    step = wrap(step)
+    for i in range(STEPS):
+        params, state = step(params, state, jax.tree.map(lambda x: x[i], batches))  # noqa: B023
+    return params
+
+
+def chained(name, **options):
+    return optax.chain(FAMILY[name](loss_fn, **options), optax.sgd(0.3, momentum=0.9))
+
+
+@functools.cache
+def single(name, interval=1):
+    """The parameters after training on one device."""
+    return train(chained(name, interval=interval), make_params(), make_batches())
+
+
+def assert_same(a, b):
+    chex.assert_trees_all_close(jax.device_get(a), jax.device_get(b), rtol=1e-10, atol=1e-12)
+
+
+def sharded(mesh, tree, spec):
+    return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, spec)), tree)
+
+
+def make_mesh(axis_type=AxisType.Auto):
+    return jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+
+
+axis_types = pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+
+
+@axis_types
+@pytest.mark.parametrize("param_spec", [P(), P("data", None)], ids=["replicated", "fsdp"])
+@pytest.mark.parametrize("name", FAMILY)
+def test_jit_with_shardings(name, param_spec, axis_type, x64):
+    mesh = make_mesh(axis_type)
+    with jax.set_mesh(mesh):
+        params, batches = sharded(mesh, make_params(), param_spec), sharded(mesh, make_batches(), P(None, "data"))
+        got = train(chained(name, interval=2), params, batches)
+    assert_same(got, single(name, interval=2))
+
+
+@axis_types
+@pytest.mark.parametrize("options", [{}, {"num_microbatches": 2}, {"hvp": "reverse"}, {"hvp": "jvp"}], ids=str)
+def test_jit_with_options(options, axis_type, x64):
+    mesh = make_mesh(axis_type)
+    with jax.set_mesh(mesh):
+        params, batches = sharded(mesh, make_params(), P("data", None)), sharded(mesh, make_batches(), P(None, "data"))
+        got = train(chained("gam", **options), params, batches)
+    assert_same(got, single("gam"))
+
+
+def shard_map_step(mesh, check_vma=True):
+    """Wraps a step for shard_map: parameters and state replicated, the batch split over devices."""
+
+    def wrap(step):
+        in_specs, out_specs = (P(), P(), P("data")), (P(), P())
+        return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=check_vma))
+
+    return wrap
+
+
+def own_gradient(params, batch):
+    """Each replica's own gradient: with unvarying parameters it would contain a psum (jax.grad in shard_map)."""
+    return jax.grad(loss_fn)(jax.lax.pcast(params, "data", to="varying"), batch)
+
+
+def mean_gradient(params, batch):
+    return jax.lax.pmean(own_gradient(params, batch), "data")
+
+
+# The whole family once, and exact GAM in every combination.
+manual_cases = pytest.mark.parametrize(
+    ("name", "check_vma", "incoming"),
+    [(name, True, own_gradient) for name in FAMILY]
+    + [("gam", True, mean_gradient), ("gam", False, own_gradient), ("gam", False, mean_gradient)]
+    + [("sam", True, mean_gradient), ("sam", False, own_gradient)],
+)
+
+
+@manual_cases
+def test_shard_map(name, check_vma, incoming, x64):
+    wrap = shard_map_step(make_mesh(), check_vma)
+    tx = chained(name, interval=2, axis_name="data")
+    got = train(tx, make_params(), make_batches(), gradient=incoming, wrap=wrap)
+    assert_same(got, single(name, interval=2))
+
+
+def test_shard_map_on_every_step(x64):
+    got = train(
+        chained("gam", axis_name="data"),
+        make_params(),
+        make_batches(),
+        gradient=own_gradient,
+        wrap=shard_map_step(make_mesh()),
+    )
+    assert_same(got, single("gam"))
+
+
+def test_shard_map_with_microbatches(x64):
+    tx = chained("gam", axis_name="data", num_microbatches=2)
+    got = train(tx, make_params(), make_batches(), gradient=own_gradient, wrap=shard_map_step(make_mesh()))
+    assert_same(got, single("gam"))
+
+
+def test_shard_map_with_the_average_inside_the_loss(x64):
+    """A loss that averages over the axis itself needs no axis_name: its derivatives are global already."""
+
+    def mean_loss(params, batch):
+        return jax.lax.pmean(loss_fn(params, batch), "data")
+
+    tx = optax.chain(FAMILY["gam"](mean_loss), optax.sgd(0.3, momentum=0.9))
+    wrap = shard_map_step(make_mesh())
+    got = train(tx, make_params(), make_batches(), gradient=jax.grad(mean_loss), wrap=wrap)
+    assert_same(got, single("gam"))
+
+
+@pytest.mark.parametrize(
+    ("name", "interval", "incoming"),
+    [
+        ("gam", 1, gradient_of_loss),
+        ("gam", 2, mean_gradient),
+        ("sam", 2, gradient_of_loss),
+        ("accelerated_gam", 1, mean_gradient),
+    ],
+)
+def test_pmap(name, interval, incoming, x64):
+    def wrap(step):
+        return jax.pmap(step, axis_name="data")
+
+    tx = chained(name, interval=interval, axis_name="data")
+    batches = jax.tree.map(lambda x: x.reshape(STEPS, 8, 4, *x.shape[2:]), make_batches())
+    params = jax.tree.map(lambda x: jnp.stack([x] * 8), make_params())
+    got = train(tx, params, batches, gradient=incoming, wrap=wrap, init=jax.vmap(tx.init))
+    for replica in range(8):
+        assert_same(jax.tree.map(lambda x: x[replica], got), single(name, interval))  # noqa: B023
+
+
+@manual_cases
+def test_per_replica_equals_a_loop_over_replicas(name, check_vma, incoming, x64):
+    wrap = shard_map_step(make_mesh(), check_vma)
+    tx = chained(name, interval=2, axis_name="data", per_replica=True)
+    got = train(tx, make_params(), make_batches(), gradient=incoming, wrap=wrap)
+
+    local = FAMILY[name](loss_fn, interval=2)
+    local_update = jax.jit(lambda g, s, p, batch: local.update(g, s, p, batch=batch))
+    base = optax.sgd(0.3, momentum=0.9)
+    params = make_params()
+    local_state, base_state = local.init(params), base.init(params)
+    for i in range(STEPS):
+        all_updates = []
+        for replica in range(8):
+            batch = jax.tree.map(lambda x: x[i, 4 * replica : 4 * replica + 4], make_batches())  # noqa: B023
+            updates, after = local_update(gradient_of_loss(params, batch), local_state, params, batch)
+            all_updates.append(updates)
+        local_state = after
+        mean = jax.tree.map(lambda *u: sum(u) / 8, *all_updates)
+        updates, base_state = base.update(mean, base_state, params)
+        params = optax.apply_updates(params, updates)
+    assert_same(got, params)
+
+
+def parameter_sized_all_reduces(compiled, params):
+    """How many all-reduces of the compiled program carry arrays of every parameter's shape."""
+    lines = [line for line in compiled.as_text().splitlines() if re.search(r"= .* all-reduce(-start)?\(", line)]
+    shapes = [f"[{','.join(map(str, p.shape))}]" for p in jax.tree.leaves(params)]
+    return max(sum(shape in line.split("all-reduce(")[0] for line in lines) for shape in shapes)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("per_replica", [True, False], ids=["per_replica", "global"])
+def test_number_of_all_reduces(name, per_replica):
+    tx = chained(name, axis_name="data", per_replica=per_replica)
+    params, batches = make_params(), make_batches()
+
+    def step(params, state, batch):
+        updates, state = tx.update(own_gradient(params, batch), state, params, batch=batch)
+        return optax.apply_updates(params, updates), state
+
+    batch = jax.tree.map(lambda x: x[0], batches)
+    compiled = shard_map_step(make_mesh())(step).lower(params, tx.init(params), batch).compile()
+    averages = 2 if name in ("sam", "asam", "gsam", "gradient_norm_penalty") else 4  # one for each gradient and product
+    assert parameter_sized_all_reduces(compiled, params) == (1 if per_replica else averages)
+
+
+def test_value_and_grad_over_replicas(x64):
+    params, batch = make_params(), jax.tree.map(lambda x: x[0], make_batches())
+    expected = gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5)(params, batch)
+    fn = gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, axis_name="data")
+    mapped = jax.jit(jax.shard_map(fn, mesh=make_mesh(), in_specs=(P(), P("data")), out_specs=P()))
+    assert_same(mapped(params, batch), expected)
