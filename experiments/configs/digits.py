@@ -1,0 +1,30 @@
+"""Handwritten digits with clean and with wrong labels: SGD, SAM, GAM and SAM + GAM. The demonstration.
+
+Command: python -m experiments.main compare --config digits
+Run time: PENDING.
+Expected: PENDING.
+
+400 training images are few, so that the effect of the method is large and a run takes a fraction of a second. The grid
+was widened until the best SGD was inside it, on validation data: without strong weight decay SGD reaches only about
+75 % with 30 % wrong labels, and the comparison would be unfair. SGD tries every point of its grid.
+"""
+
+from pathlib import Path
+
+from experiments.config import CompareConfig, GridConfig
+
+config = CompareConfig(
+    workdir=Path("runs/digits"),
+    grid=GridConfig(
+        learning_rate=(0.01, 0.02, 0.05, 0.1, 0.2),
+        weight_decay=(0.0, 3e-3, 1e-2, 2e-2, 3e-2),
+        sam_rho=(0.05, 0.1, 0.2, 0.5),
+        gam_rho=(0.1, 0.2, 0.5),
+        gam_alpha=(0.2, 0.5, 1.0, 2.0),
+    ),
+    noise=(0.0, 0.3),
+    epochs=75,
+    trials=25,
+    tuning_seeds=2,
+    seeds=10,
+)

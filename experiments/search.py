@@ -1,0 +1,45 @@
+"""Hyper-parameter search with the same budget for every method."""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.config import CompareConfig, require
+from experiments.optim import HYPERPARAMETERS, METHODS, Method, OptimConfig
+
+
+def grid_size(config: CompareConfig, method: Method) -> int:
+    """Number of settings in the grid of a method."""
+    return math.prod(len(getattr(config.grid, name)) for name in HYPERPARAMETERS[method])
+
+
+def trials(config: CompareConfig, method: Method) -> list[OptimConfig]:
+    """The settings that a method tries: ``config.trials`` distinct points of its grid, in the order of the grid.
+
+    All of the grid where it is that small; otherwise drawn at random, always the same ones.
+    """
+    names = HYPERPARAMETERS[method]
+    points = list(itertools.product(*(getattr(config.grid, name) for name in names)))
+    require(
+        len(points) >= config.trials,
+        f"every method gets the same number of trials, but the grid of {method!r} has {len(points)} points for "
+        f"trials={config.trials}: widen the grid or ask for fewer trials",
+    )
+    rng = np.random.default_rng([0, METHODS.index(method)])
+    drawn = np.sort(rng.choice(len(points), config.trials, replace=False))
+    return [
+        OptimConfig(method=method, momentum=config.momentum, **dict(zip(names, points[i], strict=True))) for i in drawn
+    ]
+
+
+def best_trial(records: Iterable[Mapping[str, Any]]) -> int:
+    """The trial with the best mean validation accuracy over its seeds; ties go to the lower validation loss."""
+    scores: dict[int, list[tuple[float, float]]] = {}
+    for record in records:
+        loss = record["validation_loss"]
+        score = (record["validation_accuracy"], -math.inf if loss is None else -loss)
+        scores.setdefault(record["trial"], []).append(score)
+    return max(scores, key=lambda trial: tuple(np.mean(scores[trial], axis=0)))

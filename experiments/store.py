@@ -1,0 +1,143 @@
+"""The folder of a run: its identity, and results appended one atomic line at a time, so that a kill loses nothing."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gam_jax
+from experiments.config import UserError, require
+
+Record = dict[str, Any]
+_PRESENTATION = {"main.py", "report.py", "picture.py"}
+"""Files that show results and do not decide them."""
+_PACKAGES = ("jax", "jaxlib", "optax", "numpy", "scikit-learn")
+_KEY = ("kind", "noise", "method", "trial", "seed")
+
+
+def key(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a record is about; the store holds at most one record for each."""
+    return tuple(record.get(name) for name in _KEY)
+
+
+class Store:
+    """The records of one run in ``workdir/results.jsonl``. Open it with :func:`open_store`."""
+
+    def __init__(self, descriptor: int, records: list[Record]):
+        self._descriptor = descriptor
+        self.records = records
+        self._keys = {key(record) for record in records}
+
+    def __contains__(self, record: Mapping[str, Any]) -> bool:
+        return key(record) in self._keys
+
+    def append(self, record: Record) -> None:
+        """Writes one line, whole or not at all: a line cut short by a kill is dropped at the next opening."""
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+        except OSError as error:
+            raise UserError(f"cannot write a result: {error}; the same command goes on from there") from error
+        self.records.append(record)
+        self._keys.add(key(record))
+
+
+@contextlib.contextmanager
+def open_store(workdir: Path, config: dict[str, Any]) -> Iterator[Store]:
+    """Opens or creates the folder of a run, for one process at a time.
+
+    Args:
+      workdir: the folder.
+      config: whatever decides the results, as JSON holds it.
+
+    Raises:
+      UserError: if the folder cannot be written, is in use, or holds results of another config or of other code.
+    """
+    path = workdir / "results.jsonl"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        raise UserError(f"cannot write results to --workdir {workdir}: {error}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{workdir} is in use by another process: choose another --workdir") from error
+        _check_identity(workdir, {"config": config, "made_with": provenance()})
+        yield Store(descriptor, _read(path))
+    finally:
+        os.close(descriptor)
+
+
+def provenance() -> dict[str, str]:
+    """Versions of what the numbers depend on, and a fingerprint of our own source code that decides them."""
+    digest = hashlib.sha256()
+    for root in (Path(gam_jax.__file__).parent, Path(__file__).parent):
+        for path in sorted(set(root.rglob("*.py")) - {root / name for name in _PRESENTATION}):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    versions = {name: version(name) for name in _PACKAGES}
+    return {"gam_jax": gam_jax.__version__, **versions, "source": digest.hexdigest()[:12]}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a text file, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _check_identity(workdir: Path, identity: dict[str, Any]) -> None:
+    path, results = workdir / "config.json", workdir / "results.jsonl"
+    here = json.loads(json.dumps(identity))
+    if not path.exists():
+        require(results.stat().st_size == 0, f"{results} has no config.json beside it: choose another --workdir")
+        write_atomically(path, json.dumps(here, indent=2) + "\n")
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not readable as JSON ({error}): choose another --workdir") from error
+    old, new = _flat(there), _flat(here)
+    differing = [
+        f"  {name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    require(
+        not differing,
+        f"{workdir} holds results of another config or of other code:\n"
+        + "\n".join(differing)
+        + "\nchoose another --workdir, or delete that folder",
+    )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        name: value
+        for field, subtree in tree.items()
+        for name, value in _flat(subtree, f"{prefix}.{field}" if prefix else field).items()
+    }
+
+
+def _read(path: Path) -> list[Record]:
+    """The records so far; cuts off a last line that a kill left unfinished."""
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(path, whole)
+    records = []
+    for number, line in enumerate(data[:whole].splitlines(), start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}, is damaged ({error}): delete that line") from error
+    return records
