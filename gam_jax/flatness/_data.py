@@ -21,17 +21,18 @@ class DataOptions:
 
     Attributes:
       has_aux: the loss returns ``(loss, aux)``; aux is dropped.
-      num_examples: ``batch -> number``, the weight of a batch in the mean over the data. By default the length of the
-        leading axis of its arrays. With padded batches whose loss is the mean over a mask, the sum of the mask.
-      mesh: spread each batch over the devices of this mesh along its leading axis, with the parameters replicated. A
-        batch that the number of devices does not divide is evaluated on each of them: as right, but no faster.
-        Without it arrays are used where they are, sharded parameters too.
-      accumulate_in_float64: sum gradients and products over the batches in float64, whatever the x64 flag. Losses
-        always are. It matters for thousands of batches whose contributions nearly cancel.
-      progress: True for a bar (needs ``rich``), or ``progress(passes, batches)``, called after every batch with the
-        finished passes over the data and the batches done in the current one.
-      check_determinism: evaluate the loss on the whole data twice before measuring, each with a trace of its own, and
-        raise if the two differ. Costs two passes without gradients.
+      num_examples: ``batch -> number``, the weight of a batch in the mean over the data. By default the length
+        of the leading axis of its arrays. With padded batches whose loss is the mean over a mask, the sum of
+        the mask.
+      mesh: spread each batch over the devices of this mesh along its leading axis, with the parameters
+        replicated. A batch that the number of devices does not divide is evaluated on each of them: as right,
+        but no faster. Without it arrays are used where they are, sharded parameters too.
+      accumulate_in_float64: sum gradients and products over the batches in float64, whatever the x64 flag.
+        Losses always are. It matters for thousands of batches whose contributions nearly cancel.
+      progress: True for a bar (needs ``rich``), or ``progress(passes, batches)``, called after every batch with
+        the finished passes over the data and the batches done in the current one.
+      check_determinism: evaluate the loss on the whole data twice before measuring, each with a trace of its
+        own, and raise if the two differ. Costs two passes without gradients.
     """
 
     has_aux: bool = False

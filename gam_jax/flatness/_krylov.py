@@ -1,8 +1,9 @@
 """Krylov spaces of a symmetric operator on pytrees, with full reorthogonalisation and thick restarts.
 
-Why not matfree's: its Lanczos traces the operator into one program with the data inside, and runs a number of steps
-fixed beforehand, which keeps every vector. Here the operator is a pass over data streamed from anywhere, the basis
-has a fixed size, and the iteration stops when the wanted eigenpairs have converged. The tests compare the two.
+Why not matfree's: its Lanczos traces the operator into one program with the data inside, and runs a number of
+steps fixed beforehand, which keeps every vector. Here the operator is a pass over data streamed from anywhere,
+the basis has a fixed size, and the iteration stops when the wanted eigenpairs have converged. The tests compare
+the two.
 """
 
 import functools
@@ -31,6 +32,18 @@ def random_like(key: jax.Array, tree: PyTree, kind: str = "normal") -> PyTree:
     )
 
 
+@jax.jit
+def unit_like(tree: PyTree, i: int) -> PyTree:
+    """The i-th unit vector, in float32 or wider."""
+    leaves, structure = jax.tree.flatten(tree)
+    units = []
+    for leaf in leaves:
+        unit = (jnp.arange(leaf.size) == i).astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        units.append(unit.reshape(leaf.shape))
+        i = i - leaf.size
+    return jax.tree.unflatten(structure, units)
+
+
 def _empty_basis(rows: int, like: PyTree) -> PyTree:
     """Zeros with a new leading axis, sharded as ``like`` is."""
 
@@ -47,6 +60,11 @@ def _empty_basis(rows: int, like: PyTree) -> PyTree:
 
 
 @jax.jit
+def _combine(basis: PyTree, weights: jax.Array) -> PyTree:
+    return jax.tree.map(lambda q: jnp.tensordot(weights.astype(q.dtype), q, 1, precision=_EXACT), basis)
+
+
+@jax.jit
 def _orthogonalize(basis: PyTree, v: PyTree) -> tuple[PyTree, jax.Array, jax.Array]:
     """v without its components along the rows of the basis, these components, and the norm of what is left.
 
@@ -54,10 +72,10 @@ def _orthogonalize(basis: PyTree, v: PyTree) -> tuple[PyTree, jax.Array, jax.Arr
     """
     total = jnp.zeros(())
     for _ in range(2):
-        dots = jax.tree.map(lambda q, x: jnp.tensordot(q, x, x.ndim, precision=_EXACT), basis, v)
-        dots = functools.reduce(jnp.add, jax.tree.leaves(dots))
-        v = jax.tree.map(lambda q, x, d=dots: x - jnp.tensordot(d.astype(x.dtype), q, 1, precision=_EXACT), basis, v)
-        total = total + dots
+        parts = jax.tree.map(lambda q, x: jnp.tensordot(q, x, x.ndim, precision=_EXACT), basis, v)
+        along = functools.reduce(jnp.add, jax.tree.leaves(parts))
+        v = jax.tree.map(jnp.subtract, v, _combine(basis, along))
+        total = total + along
     return v, total, global_norm(v)
 
 
@@ -79,8 +97,8 @@ def _rotate(leaf: jax.Array, rotation: jax.Array) -> jax.Array:
 class Krylov:
     """An orthonormal basis Q of at most ``size`` rows and the projection ``T = Q H Q^T`` of the operator.
 
-    It holds ``H Q_i = sum_j T_ij Q_j`` for all rows but the newest, which has a residual of norm ``beta`` along the
-    next row. Memory: ``size + 1`` vectors, and one more leaf's share of them during a restart.
+    It holds ``H Q_i = sum_j T_ij Q_j`` for all rows but the newest, which has a residual of norm ``beta`` along
+    the next row. Memory: ``size + 1`` vectors, and one more leaf's share of them during a restart.
 
     Attributes:
       length: the number of rows multiplied so far.
@@ -99,10 +117,15 @@ class Krylov:
         self._projection = np.zeros((self.size, self.size))
         self._basis = _empty_basis(self.size + 1, like)
 
+    def clear(self) -> None:
+        """Forgets all rows."""
+        if self.length:
+            self.restart(np.zeros(0), np.zeros((self.length, 0)), keep_residual=False)
+
     def start(self, v: PyTree) -> None:
         """Sets the next row to ``v``, orthonormalised."""
         v, _, norm = _orthogonalize(self._basis, v)
-        v, _, norm = _orthogonalize(self._basis, scale_by(1 / norm, v))  # a remainder far shorter than v is inexact
+        v, _, norm = _orthogonalize(self._basis, scale_by(1 / norm, v))  # what is left of v may be short
         self._basis = _set_row(self._basis, self.length, scale_by(1 / norm, v))
 
     def start_at_random(self) -> None:
@@ -143,18 +166,13 @@ class Krylov:
         rotation[:kept, : self.length] = coordinates.T
         if keep_residual:
             rotation[kept, self.length] = 1
-        device_rotation = jnp.asarray(rotation, jnp.result_type(*jax.tree.leaves(self._basis)))
-        self._basis = jax.tree.map(lambda leaf: _rotate(leaf, device_rotation), self._basis)
+        self._basis = jax.tree.map(lambda leaf: _rotate(leaf, rotation), self._basis)
         self._projection[:] = 0
         self._projection[:kept, :kept] = np.diag(values)
         self.length = kept
 
     def vector(self, coordinates: np.ndarray) -> PyTree:
         """The combination of the rows with these coordinates."""
-        weights = jnp.zeros(self.size + 1).at[: self.length].set(jnp.asarray(coordinates))
+        weights = np.zeros(self.size + 1)
+        weights[: self.length] = coordinates
         return _combine(self._basis, weights)
-
-
-@jax.jit
-def _combine(basis: PyTree, weights: jax.Array) -> PyTree:
-    return jax.tree.map(lambda q: jnp.tensordot(weights.astype(q.dtype), q, 1, precision=_EXACT), basis)

@@ -1,7 +1,7 @@
 """The mean loss over a whole data set, its gradient and its Hessian-vector products, streamed batch by batch.
 
-Every compiled function here takes the loss as a static argument, so that a second measurement with the same function
-and the same shapes compiles nothing.
+Every compiled function here takes the loss as a static argument, so that a second measurement with the same
+function and the same shapes compiles nothing.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gam_jax._ascent import _wide, cast_like
 from gam_jax._loss import bind
@@ -70,6 +71,8 @@ class Objective:
     Attributes:
       params: the parameters at which it was made, on the mesh if there is one.
       value: the loss there, in float64.
+      size: the number of parameters.
+      machine_epsilon: that of the narrowest dtype among them.
       passes: finished passes over the data.
     """
 
@@ -87,6 +90,8 @@ class Objective:
         self.passes = 0
         self.params = replicate(jax.tree.map(jnp.asarray, params), self._mesh)
         self.size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        dtypes = {leaf.dtype for leaf in jax.tree.leaves(self.params)}
+        self.machine_epsilon = max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0)
         if self.size == 0:
             raise ValueError(f"there is nothing to measure, got no parameters: {params!r}")
         self.value = self._probe() if options.check_determinism else self.value_at(self.params)
@@ -103,6 +108,19 @@ class Objective:
         """``H(params) v`` in float32 or wider; one pass, 3 gradient evaluations."""
         v = replicate(v, self._mesh)
         return self._mean(lambda args: _product(*self._static, params, v, args))[1]
+
+    def values_at(self, points: Callable[[], Iterator[PyTree]]) -> np.ndarray:
+        """The loss at many parameters, float64 [points]; one pass, in which ``points`` is called once per batch."""
+        total, weights = 0.0, 0.0
+        for args, weight in self.stream():
+            values = []
+            for params in points():
+                values.append(_value(*self._static, params, args, trace=0)[0])
+                if len(values) > 2:
+                    values[-3] = float(values[-3])
+            total = total + weight * np.array([float(value) for value in values])
+            weights += weight
+        return np.asarray(total / weights)
 
     def product(self, v: PyTree) -> PyTree:
         """``H v`` at the parameters."""
@@ -149,8 +167,8 @@ class Objective:
     def _probe(self) -> float:
         """The loss, after a check that it is finite, and the same when it is traced and evaluated again.
 
-        Under jit a loss with a random number from outside is frozen at its first trace. So the second evaluation has
-        a trace of its own, and reads the data again.
+        Under jit a loss with a random number from outside is frozen at its first trace. So the second
+        evaluation has a trace of its own, and reads the data again.
 
         Raises:
           ValueError: if the loss is not finite, or differs.

@@ -1,21 +1,20 @@
 """Second-order flatness: the top eigenvalues, the trace and the spectral density of the Hessian."""
 
 import warnings
-from typing import Literal, NamedTuple, Unpack, get_args
+from typing import NamedTuple, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from gam_jax._ascent import add_scaled, global_norm
+from gam_jax._ascent import add_scaled, global_norm, inner_product
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._checks import check_count, check_key, check_positive
 from gam_jax.flatness._data import DataArgs
-from gam_jax.flatness._krylov import Krylov
+from gam_jax.flatness._eigenpairs import Which, top_ritz_pairs
+from gam_jax.flatness._krylov import Krylov, random_like, unit_like
 from gam_jax.flatness._objective import Objective, measure
-
-Which = Literal["largest", "smallest", "magnitude"]
-_ORDER = {"largest": lambda x: -x, "smallest": lambda x: x, "magnitude": lambda x: -np.abs(x)}
 
 
 class Eigenvalues(NamedTuple):
@@ -23,8 +22,9 @@ class Eigenvalues(NamedTuple):
 
     Attributes:
       values: float64 [k], in the order asked for.
-      residuals: ``||H v - lambda v||`` for the unit vector v of each, float64 [k], from a product of its own. An exact
-        eigenvalue lies within this distance of the value, however the pair was found, up to the rounding of H v.
+      residuals: ``||H v - lambda v||`` for the unit vector v of each, float64 [k], from a product of its own.
+        An exact eigenvalue lies within this distance of the value, however the pair was found, up to the
+        rounding of H v.
       vectors: the unit eigenvectors, a pytree like the parameters with a leading axis [k], or None.
       num_products: Hessian-vector products used, those for the residuals included.
     """
@@ -53,28 +53,31 @@ def hessian_top_eigenvalues(
 
     At a minimum of a quadratic, :math:`\lambda_{max} = R^{(1)}_\rho / \rho^2` (Lemma 4.1 of the GAM paper).
 
-    Lanczos' method with full reorthogonalisation and thick restarts (Wu and Simon 2000) from a random start. It stops
-    when each wanted Ritz pair has a residual below ``rtol`` times the largest Ritz value in magnitude. A Krylov space
-    holds one copy of a repeated eigenvalue, so with ``k > 1`` the found vectors are then set aside and the search goes
-    on from a random vector orthogonal to them, until that finds nothing larger.
+    Lanczos' method with full reorthogonalisation and thick restarts (Wu and Simon 2000) from a random start. It
+    stops when each wanted Ritz pair has a residual below ``rtol`` times the largest Ritz value in magnitude. A
+    Krylov space holds one copy of a repeated eigenvalue, so with ``k > 1`` the found vectors are then set aside
+    and the search goes on from a random vector orthogonal to them, until that finds nothing larger.
 
-    Cost: 3 gradient evaluations on the whole data for each product: some 10 to 50 products for k = 1, 4 k to 10 k
-    for larger k, k of them for the residuals. Memory: ``basis_size + 1`` vectors of the size of the parameters in
-    float32, and during a restart one more copy of the largest leaf's share. At the default this is 2 k + 11 vectors:
-    5 GB for k = 50 and 11 million parameters. A smaller basis restarts more often.
+    Cost: 3 gradient evaluations on the whole data for each product: some 10 to 50 products for k = 1, 4 k to
+    10 k for larger k, k of them for the residuals. Memory: ``basis_size + 1`` vectors of the size of the
+    parameters in float32, and during a restart one more copy of the largest leaf's share. At the default this
+    is 2 k + 11 vectors: 5 GB for k = 50 and 11 million parameters. A smaller basis restarts more often.
 
     Args:
-      loss_fn: ``loss_fn(params, batch) -> scalar``, the mean over the examples of the batch; ``loss_fn(params)`` with
-        ``batches=None``. Pass the same function object again and nothing compiles again.
+      loss_fn: ``loss_fn(params, batch) -> scalar``, the mean over the examples of the batch;
+        ``loss_fn(params)`` with ``batches=None``. Pass the same function object again and nothing compiles
+        again.
       params: pytree of floating-point arrays. Products are computed in their dtypes.
-      batches: a stacked pytree of arrays [num_batches, batch_size, ...]; or a list, or another iterable that can be
-        read again and again, of batches, of which any may be smaller; or None.
+      batches: a stacked pytree of arrays [num_batches, batch_size, ...]; or a list, or another iterable that
+        can be read again and again, of batches, of which any may be smaller; or None.
       k: how many.
       key: typed random key.
       which: "largest" (algebraic), "smallest" (most negative), or "magnitude".
-      rtol: relative residual to stop at. Default: the square root of the machine epsilon of the parameters (3e-4 in
-        float32, 1.5e-8 in float64); the error of a value is of the order of the square of its residual over the gap.
-      basis_size: Krylov vectors kept, at least k + 2 unless the dimension is smaller. Default: ``max(2 k + 10, 20)``.
+      rtol: relative residual to stop at. Default: the square root of the machine epsilon of the parameters
+        (3e-4 in float32, 1.5e-8 in float64); the error of a value is of the order of the square of its residual
+        over the gap.
+      basis_size: Krylov vectors kept, at least k + 2 unless the dimension is smaller. Default: ``max(2 k + 10,
+        20)``.
       max_products: products to give up after, with a RuntimeWarning. Default: 20 times ``basis_size``.
       return_vectors: return the eigenvectors too.
       **options: see :class:`gam_jax.flatness.DataOptions`.
@@ -102,7 +105,7 @@ def hessian_top_eigenvalues(
       Wu, Simon: Thick-Restart Lanczos Method for Large Symmetric Eigenvalue Problems. SIMAX 22 (2000).
     """
     check_key(key)
-    if which not in _ORDER:
+    if which not in get_args(Which):
         raise ValueError(f"which must be one of {get_args(Which)}, got {which!r}")
     if rtol is not None:
         check_positive("rtol", rtol)
@@ -115,59 +118,9 @@ def hessian_top_eigenvalues(
         max_products = 20 * basis_size if max_products is None else max_products
         check_count("max_products", max_products, at_least=basis_size)
         krylov = Krylov(objective.product, objective.params, basis_size, key)
-        rtol = _default_rtol(objective.params) if rtol is None else rtol
-        found = _lanczos(krylov, k, which, rtol, max_products)
+        tolerance = objective.machine_epsilon**0.5 if rtol is None else rtol
+        found = top_ritz_pairs(krylov, k, which, tolerance, max_products)
         return _certified(objective, krylov, found, return_vectors)
-
-
-def _default_rtol(params: PyTree) -> float:
-    return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(params)) ** 0.5
-
-
-def _lanczos(krylov: Krylov, k: int, which: Which, rtol: float, max_products: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k wanted Ritz values and their coordinates in the rows of the basis."""
-    size = krylov.size
-    set_aside = np.full(k, np.nan)  # the values found before the present search for what they hide
-    searching = False
-    krylov.start_at_random()
-    while True:
-        krylov.step()
-        values, coordinates, residuals = krylov.ritz()
-        order = np.argsort(_ORDER[which](values), kind="stable")
-        wanted = order[:k]
-        found = values[wanted], coordinates[:, wanted]
-        bound = rtol * np.abs(values).max()
-        full, exhausted = krylov.length == size, krylov.beta == 0
-        converged = krylov.length >= (k if exhausted else k + 2) and bool((residuals[wanted] <= bound).all())
-        unhidden = k == 1 or np.abs(found[0] - set_aside).max() <= bound if converged else False
-        if krylov.length == krylov.dimension or (unhidden and (full or exhausted or not searching)):
-            return found
-        if krylov.products >= max_products:
-            _warn(krylov.products, residuals[wanted].max(), bound, converged)
-            return found
-        if converged and (full or exhausted or not searching):
-            set_aside, searching = found[0], True
-            krylov.restart(*found, keep_residual=False)
-            krylov.start_at_random()
-        elif exhausted:
-            krylov.start_at_random()
-        elif full:
-            searching = False
-            kept = order[: k + (size - k) // 3]
-            krylov.restart(values[kept], coordinates[:, kept], keep_residual=True)
-
-
-def _warn(products: int, residual: float, bound: float, converged: bool) -> None:
-    missing = (
-        "did not confirm that no eigenvalue is repeated or missing"
-        if converged
-        else f"did not bring all residuals below {bound:.3g}, got {residual:.3g}"
-    )
-    warnings.warn(
-        f"{products} Hessian-vector products {missing}: give a larger max_products, basis_size or rtol",
-        RuntimeWarning,
-        stacklevel=4,
-    )
 
 
 def _certified(
@@ -182,3 +135,234 @@ def _certified(
             vectors.append(v)
     stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *vectors) if return_vectors else None
     return Eigenvalues(found[0], np.array(residuals), stacked, krylov.products + len(residuals))
+
+
+def _probe(objective: Objective, key: jax.Array, num_probes: int, i: int) -> PyTree:
+    """Random signs; with a budget for all of them the unit vectors, which make every estimate exact."""
+    if num_probes >= objective.size:
+        return unit_like(objective.params, i)
+    return random_like(jax.random.fold_in(key, i), objective.params, "signs")
+
+
+def _standard_error(samples: np.ndarray, exact: bool) -> np.ndarray:
+    """The standard error of the mean over the first axis."""
+    return np.zeros(samples.shape[1:]) if exact else np.std(samples, axis=0, ddof=1) / len(samples) ** 0.5
+
+
+class TraceEstimate(NamedTuple):
+    """A stochastic estimate of the trace.
+
+    Attributes:
+      value: the mean of the samples.
+      standard_error: of the value; 0 when it is exact.
+      samples: one unbiased estimate for each probe, float64 [num_products].
+    """
+
+    value: float
+    standard_error: float
+    samples: np.ndarray
+
+
+def hessian_trace(
+    loss_fn: LossFn,
+    params: PyTree,
+    batches: PyTree,
+    *,
+    key: jax.Array,
+    num_probes: int = 100,
+    rtol: float | None = None,
+    **options: Unpack[DataArgs],
+) -> TraceEstimate:
+    r"""The trace of the Hessian of the mean loss over a data set, with its standard error.
+
+    .. math:: \operatorname{tr} H = \mathbb{E}\, z^T H z, \qquad z_i = \pm 1
+
+    Hutchinson's estimator, unbiased, with variance :math:`2 \sum_{i \ne j} H_{ij}^2` for one probe. With
+    ``num_probes`` at least the number of parameters the probes are the unit vectors and the trace is exact.
+
+    Cost: 3 gradient evaluations on the whole data for each probe. Memory: 4 copies of the parameters; probes
+      are taken one
+    at a time (matfree's estimators take all at once, and draw their probes beforehand).
+
+    Args:
+      loss_fn: as in :func:`hessian_top_eigenvalues`.
+      params: pytree of floating-point arrays.
+      batches: as in :func:`hessian_top_eigenvalues`.
+      key: typed random key.
+      num_probes: at most so many, at least 2. The default is PyHessian's.
+      rtol: stop when the standard error is below ``rtol`` times the value, in magnitude, after no less than 10
+        probes. A RuntimeWarning says when ``num_probes`` are not enough. Default: take all.
+      **options: see :class:`gam_jax.flatness.DataOptions`.
+
+    Returns:
+      :class:`TraceEstimate`.
+
+    Raises:
+      TypeError, ValueError: as :func:`hessian_top_eigenvalues` does.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from gam_jax import flatness
+      >>> loss_fn = lambda params: jnp.sum(jnp.arange(4.0) * params**2) / 2
+      >>> trace = flatness.hessian_trace(loss_fn, jnp.ones(4), None, key=jax.random.key(0), num_probes=4)
+      >>> print(trace.value, trace.standard_error)
+      6.0 0.0
+
+    References:
+      Hutchinson: A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines.
+        1990.
+    """
+    check_key(key)
+    if rtol is not None:
+        check_positive("rtol", rtol)
+    check_count("num_probes", num_probes)
+    with measure(loss_fn, params, batches, **options) as objective:
+        exact = num_probes >= objective.size
+        check_count("num_probes", num_probes, at_least=1 if exact else 2)
+        samples, mean, error = [], np.nan, np.nan
+        while len(samples) < min(num_probes, objective.size):
+            z = _probe(objective, key, num_probes, len(samples))
+            samples.append(float(_quadratic_form(z, objective.product(z))) * (objective.size if exact else 1))
+            if not np.isfinite(samples[-1]):
+                raise ValueError(f"Hessian-vector products must be finite, got z^T H z = {samples[-1]}")
+            mean, error = np.mean(samples), _standard_error(np.array(samples), exact)
+            if rtol is not None and not exact and len(samples) >= 10 and error <= rtol * abs(mean):
+                break
+    if rtol is not None and error > rtol * abs(mean):
+        warnings.warn(
+            f"{len(samples)} probes did not bring the standard error below {rtol} of the trace, got {mean:.4g} +- "
+            f"{error:.2g}: give a larger num_probes or rtol",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return TraceEstimate(float(mean), float(error), np.array(samples))
+
+
+_quadratic_form = jax.jit(inner_product)
+
+
+class SpectralDensity(NamedTuple):
+    """A stochastic estimate of the density of eigenvalues.
+
+    Attributes:
+      grid: eigenvalues, float64 [num_points].
+      density: the density there, smoothed by a Gaussian; its integral is 1. float64 [num_points].
+      density_standard_error: likewise, over the probes.
+      moments: ``tr(H^p) / n`` for p = 1, 2, 3, 4, without smoothing, float64 [4].
+      moments_standard_error: float64 [4].
+      bandwidth: standard deviation of the Gaussian.
+      nodes: Ritz values, float64 [probes, num_steps]; NaN where a Krylov space was exhausted earlier.
+      weights: what share of the eigenvalues each stands for, likewise, 0 there; each row sums to 1.
+    """
+
+    grid: np.ndarray
+    density: np.ndarray
+    density_standard_error: np.ndarray
+    moments: np.ndarray
+    moments_standard_error: np.ndarray
+    bandwidth: float
+    nodes: np.ndarray
+    weights: np.ndarray
+
+
+def hessian_density(
+    loss_fn: LossFn,
+    params: PyTree,
+    batches: PyTree,
+    *,
+    key: jax.Array,
+    num_probes: int = 10,
+    num_steps: int = 80,
+    grid: ArrayLike | None = None,
+    bandwidth: float | None = None,
+    **options: Unpack[DataArgs],
+) -> SpectralDensity:
+    r"""The density of the eigenvalues of the Hessian, by stochastic Lanczos quadrature (SLQ).
+
+    .. math:: \phi(\lambda) = \frac1n \sum_i \mathcal{N}(\lambda; \lambda_i, \sigma^2)
+              \approx \frac1P \sum_{p,j} \omega^{(p)}_j \mathcal{N}(\lambda; \theta^{(p)}_j, \sigma^2)
+
+    where, for a probe of random signs, :math:`\theta_j` are the Ritz values of m Lanczos steps from it and
+    :math:`\omega_j` the squared first components of their eigenvectors: a Gauss quadrature, exact for
+    polynomials up to degree 2 m - 1. With ``num_probes`` at least the number of parameters the probes are the
+    unit vectors, which leaves the error of the quadrature, 0 when ``num_steps`` is that large too.
+
+    Cost: ``3 num_probes num_steps`` gradient evaluations on the whole data. Memory: ``num_steps + 1`` vectors
+    of the size of the parameters in float32, for full reorthogonalisation: 3.6 GB at the default for 11 million
+    parameters.
+
+    Args:
+      loss_fn: as in :func:`hessian_top_eigenvalues`.
+      params: pytree of floating-point arrays.
+      batches: as in :func:`hessian_top_eigenvalues`.
+      key: typed random key.
+      num_probes: P, at least 2. The default is that of Ghorbani et al.
+      num_steps: m; they use 80 to 90.
+      grid: the eigenvalues at which to evaluate the density. Default: 4096 points over the Ritz values and five
+        bandwidths to either side.
+      bandwidth: :math:`\sigma`. Default: as theirs, the square root of 1e-5 times half the range of the Ritz
+        values.
+      **options: see :class:`gam_jax.flatness.DataOptions`.
+
+    Returns:
+      :class:`SpectralDensity`.
+
+    Raises:
+      TypeError, ValueError: as :func:`hessian_top_eigenvalues` does.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from gam_jax import flatness
+      >>> loss_fn = lambda params: jnp.sum(jnp.arange(4.0) * params**2) / 2
+      >>> spectrum = flatness.hessian_density(loss_fn, jnp.ones(4), None, key=jax.random.key(0))
+      >>> print(spectrum.moments)
+      [ 1.5  3.5  9.  24.5]
+
+    References:
+      Ghorbani, Krishnan, Xiao: An Investigation into Neural Net Optimization via Hessian Eigenvalue Density.
+      ICML 2019. https://arxiv.org/abs/1901.10159
+    """
+    check_key(key)
+    check_count("num_probes", num_probes)
+    check_count("num_steps", num_steps)
+    if bandwidth is not None:
+        check_positive("bandwidth", bandwidth)
+    if grid is not None and (np.ndim(grid) != 1 or not np.isfinite(grid).all() or not np.size(grid)):
+        raise ValueError(f"grid must be a list of finite numbers, got {grid=}")
+    with measure(loss_fn, params, batches, **options) as objective:
+        exact = num_probes >= objective.size
+        check_count("num_probes", num_probes, at_least=1 if exact else 2)
+        krylov = Krylov(objective.product, objective.params, num_steps, key)
+        nodes = np.full((min(num_probes, objective.size), krylov.size), np.nan)
+        weights = np.zeros_like(nodes)
+        for i in range(len(nodes)):
+            krylov.clear()
+            krylov.start(_probe(objective, key, num_probes, i))
+            while krylov.length < krylov.size and (krylov.length == 0 or krylov.beta > 0):
+                krylov.step()
+            values, coordinates, _ = krylov.ritz()
+            nodes[i, : len(values)], weights[i, : len(values)] = values, coordinates[0] ** 2
+
+    smallest, largest = np.nanmin(nodes), np.nanmax(nodes)
+    spread = largest - smallest or max(abs(largest), 1.0)
+    sigma = float(1e-5**0.5 * spread / 2 if bandwidth is None else bandwidth)
+    around = np.linspace(smallest - 5 * sigma, largest + 5 * sigma, 4096)
+    points = around if grid is None else np.asarray(grid, np.float64)
+    filled = np.nan_to_num(nodes)
+    densities = np.stack([_smoothed(points, *row, sigma) for row in zip(filled, weights, strict=True)])
+    powers = np.stack([(weights * filled**p).sum(1) for p in range(1, 5)], axis=1)
+    return SpectralDensity(
+        points,
+        densities.mean(0),
+        _standard_error(densities, exact),
+        powers.mean(0),
+        _standard_error(powers, exact),
+        sigma,
+        nodes,
+        weights,
+    )
+
+
+def _smoothed(grid: np.ndarray, nodes: np.ndarray, weights: np.ndarray, bandwidth: float) -> np.ndarray:
+    distances = (grid[:, None] - nodes) / bandwidth
+    return np.exp(-(distances**2) / 2) @ weights / (bandwidth * (2 * np.pi) ** 0.5)

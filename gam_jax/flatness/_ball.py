@@ -1,0 +1,137 @@
+"""The maximum of a smooth function over a closed ball, by projected gradient ascent from several starts."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gam_jax._ascent import add_scaled, global_norm, inner_product, scale_by
+from gam_jax._types import PyTree
+from gam_jax.flatness._krylov import random_like
+from gam_jax.flatness._objective import Objective
+
+_BACKTRACKS = 8
+_SUFFICIENT = 1e-4  # of the increase that the gradient promises (Armijo)
+
+
+class Flatness(NamedTuple):
+    """A maximum over the closed ball of radius rho around the parameters.
+
+    Attributes:
+      value: the flatness measure.
+      distance: the distance of the maximiser from the parameters, at most rho.
+      stationarity: the largest increase that the gradient at the maximiser promises within the ball (the
+        Frank-Wolfe gap), in the units of ``value``: 0 at a maximiser, large if the ascent was stopped too
+        early.
+      history: the measure along each ascent, float64 [1 + num_restarts, num_steps + 1]; never decreasing,
+        constant after convergence. Row 0 starts at the parameters, the others at random points of the sphere.
+      maximizer: the parameters there.
+    """
+
+    value: float
+    distance: float
+    stationarity: float
+    history: np.ndarray
+    maximizer: PyTree
+
+
+class Problem(NamedTuple):
+    """A function on offsets from the parameters.
+
+    Attributes:
+      evaluate: offset -> (value, what ``ascent`` needs beside the offset).
+      ascent: (offset, that) -> gradient of the value.
+    """
+
+    evaluate: Callable[[PyTree], tuple[float, Any]]
+    ascent: Callable[[PyTree, Any], PyTree]
+
+
+shift = jax.jit(add_scaled)
+"""``params + factor * offset``, formed in float32 or wider, in the dtypes of the parameters."""
+norm = jax.jit(global_norm)
+scale = jax.jit(scale_by)
+_inner = jax.jit(inner_product)
+
+
+def maximize(
+    problem: Problem, objective: Objective, rho: float, key: jax.Array, num_steps: int, num_restarts: int
+) -> Flatness:
+    """The best of the ascents from the centre and from ``num_restarts`` random points of the sphere."""
+    history = np.zeros((1 + num_restarts, num_steps + 1))
+    best = (-np.inf, None, None)
+    for row, offset in enumerate(_starts(objective.params, rho, key, num_restarts)):
+        values, offset, seen = _ascend(problem, rho, offset, num_steps)
+        history[row, : len(values)] = values
+        history[row, len(values) :] = values[-1]
+        if values[-1] > best[0]:
+            best = (values[-1], offset, seen)
+    value, offset, seen = best
+    gap = _gap(problem.ascent(offset, seen), offset, rho)
+    maximizer = shift(objective.params, 1.0, offset)
+    return Flatness(value, float(norm(offset)), gap, history, maximizer)
+
+
+def _starts(params: PyTree, rho: float, key: jax.Array, num_restarts: int) -> Iterator[PyTree]:
+    zero = scale(0.0, params)
+    yield zero
+    for i in range(num_restarts):
+        direction = random_like(jax.random.fold_in(key, i), params)
+        yield scale(rho / norm(direction), direction)
+
+
+def _ascend(problem: Problem, rho: float, offset: PyTree, num_steps: int) -> tuple[list[float], PyTree, Any]:
+    """The values along one ascent, its last point, and what was seen there.
+
+    The point moves along the gradient d by a length and is projected back onto the ball. The first length is
+    infinite: the projection is then ``rho d / ||d||``, which never decreases a convex function, and is a power
+    iteration on a quadratic. A length that does not increase the value enough is cut to a quarter, one that does
+    is multiplied by four.
+
+    Raises:
+      ValueError: if a value or a gradient is not finite.
+    """
+
+    def evaluate(offset: PyTree) -> tuple[float, Any]:
+        value, seen = problem.evaluate(offset)
+        if not np.isfinite(value):
+            raise ValueError(f"the maximum over the ball must be finite, got {value} within {rho=}")
+        return value, seen
+
+    value, seen = evaluate(offset)
+    values, length = [value], np.inf
+    rtol = 10 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(offset))).eps)
+    for _ in range(num_steps):
+        gradient = problem.ascent(offset, seen)
+        steepness = float(norm(gradient))
+        if not np.isfinite(steepness):
+            raise ValueError(f"the direction of ascent must be finite, got a norm of {steepness} within {rho=}")
+        if _gap(gradient, offset, rho) <= rtol * max(abs(value), rho * steepness):
+            break
+        for _ in range(_BACKTRACKS):
+            there = _moved(offset, gradient, length / steepness, rho)
+            promised = float(_inner(gradient, shift(there, -1.0, offset)))
+            new_value, new_seen = evaluate(there)
+            if new_value > value and new_value >= value + _SUFFICIENT * promised:
+                break
+            length = min(length / 4, 2 * rho)
+        else:
+            break
+        offset, value, seen = there, new_value, new_seen
+        values.append(value)
+        length = 4 * length if length < 2 * rho else np.inf
+    return values, offset, seen
+
+
+def _moved(offset: PyTree, gradient: PyTree, factor: float, rho: float) -> PyTree:
+    """``offset + factor * gradient``, projected onto the ball."""
+    there = gradient if factor == np.inf else shift(offset, factor, gradient)
+    length = float(norm(there))
+    return scale(rho / length, there) if factor == np.inf or length > rho else there
+
+
+def _gap(gradient: PyTree, offset: PyTree, rho: float) -> float:
+    """``max over the ball of <gradient, x - offset>``."""
+    return max(rho * float(norm(gradient)) - float(_inner(gradient, offset)), 0.0)
