@@ -5,6 +5,7 @@ Norms are scaled by the largest entry, so that gradients of size 1e30 or 1e-30 n
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +13,18 @@ import jax.numpy as jnp
 from gam_jax._types import PyTree
 
 
+def wide_dtype(*leaves: Any) -> Any:
+    """float64 if one of the arrays (or shapes) is that, else float32."""
+    return jnp.float64 if any(leaf.dtype == jnp.float64 for leaf in leaves) else jnp.float32
+
+
 def _wide(leaf: jax.Array) -> jax.Array:
-    """The leaf in float32, or in its own dtype where that is wider."""
-    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-
-
-def _scalar_dtype(tree: PyTree) -> jnp.dtype:
-    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(tree)))
+    return leaf.astype(wide_dtype(leaf))
 
 
 def global_norm(tree: PyTree) -> jax.Array:
     """The Euclidean norm over all leaves, scaled so that squares neither overflow nor underflow."""
-    dtype = _scalar_dtype(tree)
+    dtype = wide_dtype(*jax.tree.leaves(tree))
     leaves = [_wide(leaf) for leaf in jax.tree.leaves(tree) if leaf.size]
     if not leaves:
         return jnp.zeros((), dtype)
@@ -35,14 +36,15 @@ def global_norm(tree: PyTree) -> jax.Array:
 
 def inner_product(a: PyTree, b: PyTree) -> jax.Array:
     """The Euclidean inner product over all leaves."""
-    dtype = _scalar_dtype((a, b))
+    dtype = wide_dtype(*jax.tree.leaves((a, b)))
     products = jax.tree.map(lambda x, y: jnp.sum(x.astype(dtype) * y.astype(dtype)), a, b)
     return jnp.stack([jnp.zeros((), dtype), *jax.tree.leaves(products)]).sum()
 
 
 def normalize(tree: PyTree, eps: float | jax.Array) -> PyTree:
     """``x / (||x|| + eps)`` in float32 or wider; zero at zero."""
-    return scale_by(1 / (global_norm(tree) + eps), tree)
+    norm = global_norm(tree)
+    return scale_by(1 / (norm + jnp.asarray(eps, norm.dtype)), tree)
 
 
 def scale_by(factor: float | jax.Array, tree: PyTree) -> PyTree:
@@ -54,7 +56,7 @@ def add_scaled(tree: PyTree, factor: float | jax.Array, other: PyTree) -> PyTree
     """``x + factor * y``, computed in float32 or wider and cast back to the dtype of ``x``."""
 
     def add(x: jax.Array, y: jax.Array) -> jax.Array:
-        dtype = jnp.promote_types(_wide(x).dtype, y.dtype)
+        dtype = wide_dtype(x, y)
         return (x.astype(dtype) + jnp.asarray(factor, dtype) * y.astype(dtype)).astype(x.dtype)
 
     return jax.tree.map(add, tree, other)
@@ -95,7 +97,7 @@ class Metric:
     (ASAM, Kwon et al. 2021), and 0 on the leaves that ``mask`` leaves out: these neither move nor enter a norm.
 
     Attributes:
-      scaling: T, a pytree of the structure of the parameters, or None for 1.
+      scaling: T, a pytree like the parameters in float32 or wider, or None for 1.
       mask: a pytree of Python bools (True takes part), or None for all.
       eps: the xi of the paper's Algorithm 1.
     """

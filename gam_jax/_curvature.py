@@ -5,9 +5,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from gam_jax._ascent import add_scaled, cast_like, scale_by, subtract
+from gam_jax._ascent import add_scaled, cast_like, scale_by, subtract, wide_dtype
 from gam_jax._linearize import linearize
 from gam_jax._loss import Loss, split_batch
 from gam_jax._mesh import as_varying, mean_over, varying_axes
@@ -63,10 +62,10 @@ class Curvature:
             point, product = self._linearized(local, self.arguments)
             return Point(self._pmean(point.value), point.aux, self._pmean(point.grad)), self._checked(product, local)
 
-        def product(v: PyTree) -> PyTree:
+        def in_parts(v: PyTree) -> PyTree:
             return self._mean(lambda arguments: (None, None, self._linearized(local, arguments)[1](v)))[2]
 
-        return self.at(params), self._checked(product, local)
+        return self.at(params), self._checked(in_parts, local)
 
     def _gradient(self, params: PyTree, arguments: Any) -> Point:
         (value, aux), grad = jax.value_and_grad(self.loss, has_aux=True)(params, arguments)
@@ -135,7 +134,7 @@ def _wide_zeros(shapes: PyTree) -> PyTree:
     """Zeros in float32 or wider, with the sharding and the varying axes of the shapes."""
 
     def zeros(shape: Any) -> jax.Array:
-        wide = jax.lax.full_like(shape, 0, jnp.promote_types(shape.dtype, jnp.float32))
+        wide = jax.lax.full_like(shape, 0, wide_dtype(shape))
         return as_varying(tuple(varying_axes(shape)), wide)
 
     return jax.tree.map(zeros, shapes)

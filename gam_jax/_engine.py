@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gam_jax._ascent import Metric
+from gam_jax._ascent import Metric, scale_by
 from gam_jax._curvature import Curvature, Point
 from gam_jax._loss import Loss
 from gam_jax._mesh import as_varying, mean_over
@@ -42,7 +42,7 @@ class Engine:
     def create(cls, loss: Loss, params: PyTree, arguments: Any, options: Options) -> "Engine":
         """The engine of one step; ``arguments`` are the (args, kwargs) of the loss."""
         params = jax.tree.map(jnp.asarray, params)
-        scaling = jax.tree.map(jnp.abs, params) if options.adaptive else None
+        scaling = scale_by(1.0, jax.tree.map(jnp.abs, params)) if options.adaptive else None
         return cls(
             params=params,
             curvature=Curvature(

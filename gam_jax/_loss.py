@@ -24,9 +24,10 @@ def named_arguments(loss_fn: LossFn) -> Callable[[dict[str, Any]], dict[str, Any
     """
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be a function (params, ...) -> scalar, got {loss_fn!r}")
-    first, *others = list(inspect.signature(loss_fn).parameters.values()) or [None]
-    if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
+    parameters = list(inspect.signature(loss_fn).parameters.values())
+    if not parameters or parameters[0].kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
         raise TypeError(f"loss_fn must take the parameters as its first argument, got {loss_fn!r} without one")
+    others = parameters[1:]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in others)
     names = [p.name for p in others if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     required = [p.name for p in others if p.default is p.empty and p.name in names]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from gam_jax._types import HvpMode, PyTree
 
@@ -59,7 +60,7 @@ class Options:
         if not callable(self.interval):
             _check_count("interval", self.interval, "or a function count -> bool")
         if self.num_microbatches is not None:
-            if isinstance(self.num_microbatches, jax.core.Tracer):
+            if isinstance(self.num_microbatches, Tracer):
                 raise TypeError("num_microbatches must be static: in optax.inject_hyperparams name it in static_args")
             _check_count("num_microbatches", self.num_microbatches, "or None")
         if self.per_replica and self.axis_name is None:
@@ -99,7 +100,7 @@ def with_options(factory: Factory) -> Factory:
 
 def check_coefficient(name: str, value: Any, *, positive: bool = False, at_most: float = math.inf) -> None:
     """Raises unless the value is a finite number >= 0 (> 0 if ``positive``), a traced scalar or a schedule."""
-    if callable(value) or isinstance(value, jax.core.Tracer):
+    if callable(value) or isinstance(value, Tracer):
         return
     allowed = f"a finite number {'> 0' if positive else '>= 0'}{f' and <= {at_most}' if at_most < math.inf else ''}"
     message = f"{name} must be {allowed}, a traced scalar or a schedule, got {name}={value!r}"
@@ -114,7 +115,7 @@ def _check_count(name: str, value: Any, otherwise: str) -> None:
     message = f"{name} must be an integer >= 1 {otherwise}, got {name}={value!r}"
     if isinstance(value, bool) or not jnp.issubdtype(jnp.result_type(value), jnp.integer) or jnp.shape(value):
         raise ValueError(message)
-    if not isinstance(value, jax.core.Tracer) and value < 1:
+    if not isinstance(value, Tracer) and value < 1:
         raise ValueError(message)
 
 

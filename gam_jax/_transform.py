@@ -1,13 +1,13 @@
 """Turns a rule into an optax transformation: loss arguments, schedules, interval, state and diagnostics."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gam_jax._ascent import cast_like
+from gam_jax._ascent import cast_like, wide_dtype
 from gam_jax._engine import Engine
 from gam_jax._loss import bind, named_arguments
 from gam_jax._mesh import mean_over
@@ -24,7 +24,7 @@ class State(NamedTuple):
         Read them with ``optax.tree.get(opt_state, "grad_norm")``.
     """
 
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     diagnostics: Any
 
 
@@ -46,10 +46,8 @@ class Diagnostics(NamedTuple):
     cosine: jax.Array
 
 
-class Rule(Protocol):
-    """One method: (engine, incoming updates, its coefficients) -> (outgoing updates, diagnostics)."""
-
-    def __call__(self, engine: Engine, updates: PyTree, /, **coefficients: jax.Array) -> tuple[PyTree, Any]: ...
+Rule = Callable[..., tuple[PyTree, Any]]
+"""One method: ``rule(engine, updates, **coefficients) -> (updates, diagnostics)``."""
 
 
 def from_rule(
@@ -77,26 +75,27 @@ def from_rule(
         fields = diagnostics.__annotations__
         return State(jnp.zeros((), jnp.int32), diagnostics(*(jnp.zeros((), jnp.float32) for _ in fields)))
 
-    def update(updates: PyTree, state: State, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, State]:
+    def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, State]:
         check_params(params, updates)
         engine = Engine.create(loss, params, ((), pick(extra_args)), options)
         updates = engine.before(jax.tree.map(jnp.asarray, updates))
         updates = cast_like(updates, updates)  # drops weak types, which both branches below must agree on
-        values = {name: resolve(value, state.count) for name, value in coefficients.items()}
+        values = {name: resolve(value, state.count, engine.params) for name, value in coefficients.items()}
 
         def act() -> tuple[PyTree, Any]:
             new, seen = rule(engine, updates, **values)
             return cast_like(new, updates), keep_finite(mean_over(options.axis_name, seen), state.diagnostics)
 
         new, seen = on_interval(options.interval, state.count, act, lambda: (updates, state.diagnostics))
-        return engine.after(new), State(optax.safe_increment(state.count), seen)
+        return engine.after(new), State(jnp.asarray(optax.safe_increment(state.count)), seen)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def resolve(value: ScalarOrSchedule, count: jax.Array) -> jax.Array:
-    """The coefficient at this step; schedules that dip below zero are clamped there."""
-    return jnp.maximum(jnp.asarray(value(count) if callable(value) else value, float), 0)
+def resolve(value: ScalarOrSchedule, count: Any, params: PyTree) -> jax.Array:
+    """The coefficient at this step, in the dtype of norms; schedules that dip below zero are clamped there."""
+    now = jnp.asarray(value(count) if callable(value) else value)
+    return jnp.maximum(now.astype(wide_dtype(*jax.tree.leaves(params))), 0)
 
 
 def on_interval(

@@ -159,7 +159,7 @@ def gam_value_and_grad(
         engine = Engine.create(loss, params, (args, kwargs), settings)
 
         def act() -> tuple[Any, PyTree]:
-            point, update, _ = _algorithm_1(engine, None, resolve(rho, count), resolve(alpha, count))
+            point, update, _ = _algorithm_1(engine, None, *(resolve(value, count, params) for value in (rho, alpha)))
             return (point.value, point.aux), cast_like(update, engine.params)
 
         def rest() -> tuple[Any, PyTree]:
