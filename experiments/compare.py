@@ -24,6 +24,13 @@ TUNING_SEED = 1000
 """The first seed of the tuning. The final runs use 0, 1, ..., so that no seed is both selected on and reported."""
 
 
+def check(config: CompareConfig) -> None:
+    """Refuses what cannot run; call it before anything is written."""
+    digits(config.data, 0.0, 0)
+    for method in config.methods:
+        trials(config, method)
+
+
 def compare(config: CompareConfig, store: Store, progress: rich.progress.Progress, command: str) -> None:
     """Does what the store does not hold yet of the comparison, and appends it there run by run.
 
@@ -35,7 +42,6 @@ def compare(config: CompareConfig, store: Store, progress: rich.progress.Progres
     """
     candidates = {method: trials(config, method) for method in config.methods}
     split = functools.cache(functools.partial(digits, config.data))
-    split(0.0, 0)  # refuses impossible sizes before anything is written
     trainer = Trainer(config.hidden, config.batch_size, config.epochs)
     tasks = plan(config)
     missing = [task for task in tasks if task not in store]

@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import rich.console
 import rich.progress
@@ -28,6 +28,7 @@ def _compare(settings: CompareConfig, command: str) -> None:
         disable=not sys.stderr.isatty(),
         transient=True,
     )
+    compare.check(settings)
     with open_store(settings.workdir, settings.identity()) as store:
         with bar:
             compare.compare(settings, store, bar, command)
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 2 for a mistake of the user, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     named = _config_name(arguments)
-    default = load(named if named in get_args(CompareName) else get_args(CompareName)[0])
+    known = get_args(CompareName)
+    default = load(named if named in known else known[0])
 
     def compare(
         config: CompareName, settings: Annotated[CompareConfig, tyro.conf.arg(name="")] = default
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _config_name(arguments: Sequence[str]) -> str | None:
+def _config_name(arguments: Sequence[str]) -> Any:
     """The value of --config, read ahead because it decides the defaults that --help shows."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", nargs="?")

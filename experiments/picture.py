@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from experiments.config import CompareConfig
 from experiments.optim import LABELS
@@ -23,25 +24,31 @@ def draw(config: CompareConfig, summary: Sequence[Row], records: Sequence[Record
     columns = len(config.noise)
     size = (1.6 + 1.15 * len(config.methods) * columns, 6.4)
     with plt.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, axes = plt.subplots(2, columns, figsize=size, sharex=True, squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(2, columns, figsize=size, sharex=True, sharey="row", squeeze=False)
+        figure.set_layout_engine("constrained")
         for column, noise in enumerate(config.noise):
             rows = [row for row in summary if row.noise == noise]
             accuracy, sharpness = axes[:, column]
+            accuracy.grid(axis="y", alpha=0.3)
+            sharpness.grid(axis="y", alpha=0.3)
             accuracy.set_title("clean labels" if noise == 0 else f"{noise:.0%} of the training labels wrong")
             for place, row in enumerate(rows):
                 runs = values(records, noise, row.method, "test_accuracy")
                 _strip(accuracy, place, 100 * runs, row.test_accuracy, COLORS[row.method], "{:.1f}")
                 runs = values(records, noise, row.method, "top_eigenvalue")
-                _strip(sharpness, place, runs, row.top_eigenvalue, COLORS[row.method], "{:.2g}")
+                _strip(sharpness, place, runs, row.top_eigenvalue, COLORS[row.method], "{:#.2g}")
             sharpness.set_yscale("log")
+            sharpness.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            sharpness.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            sharpness.yaxis.set_minor_locator(NullLocator())
             sharpness.set_xticks(range(len(rows)), [LABELS[row.method] for row in rows])
             sharpness.set_xlim(-0.5, len(rows) - 0.3)
-        axes[0, 0].set_ylabel("test accuracy, %\n(higher is better)")
-        axes[1, 0].set_ylabel("top Hessian eigenvalue\nof the training loss (lower is flatter)")
+        axes[0, 0].set_ylabel("test accuracy, %")
+        axes[1, 0].set_ylabel("top Hessian eigenvalue\n(lower is flatter)")
         figure.suptitle(
-            f"Handwritten digits, {config.data.train_size} training images, {config.seeds} seeds, "
-            "every method tuned with the same budget",
-            fontsize=12,
+            f"Handwritten digits, {config.data.train_size} training images, every method tuned with the same budget\n"
+            f"pale dots: {config.seeds} seeds, strong dots: mean and standard error",
+            fontsize=11,
         )
         path = config.workdir / "comparison.png"
         partial = path.with_name("partial.png")
