@@ -65,6 +65,11 @@ def _divide(total: PyTree, weight: float, like: PyTree) -> PyTree:
     return jax.tree.map(lambda t, x: (t / jnp.asarray(weight, t.dtype)).astype(x.dtype), total, like)
 
 
+def _strong(leaf: Any) -> jax.Array:
+    """The leaf as an array that is not weakly typed: a program compiled for one kind does not serve the other."""
+    return jnp.asarray(leaf, jnp.result_type(leaf))
+
+
 class Objective:
     r"""``L(params) = sum_b n_b L_b(params) / sum_b n_b`` over the batches b with n_b examples, and its derivatives.
 
@@ -88,7 +93,7 @@ class Objective:
         self._read = reader(batches)
         self._progress = progress
         self.passes = 0
-        self.params = replicate(jax.tree.map(jnp.asarray, params), self._mesh)
+        self.params = replicate(jax.tree.map(_strong, params), self._mesh)
         self.size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         dtypes = {leaf.dtype for leaf in jax.tree.leaves(self.params)}
         self.machine_epsilon = max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0)

@@ -145,8 +145,10 @@ def _probe(objective: Objective, key: jax.Array, num_probes: int, i: int) -> PyT
 
 
 def _standard_error(samples: np.ndarray, exact: bool) -> np.ndarray:
-    """The standard error of the mean over the first axis."""
-    return np.zeros(samples.shape[1:]) if exact else np.std(samples, axis=0, ddof=1) / len(samples) ** 0.5
+    """The standard error of the mean over the first axis; infinite for a single sample."""
+    if exact or len(samples) < 2:
+        return np.full(samples.shape[1:], 0.0 if exact else np.inf)
+    return np.std(samples, axis=0, ddof=1) / len(samples) ** 0.5
 
 
 class TraceEstimate(NamedTuple):
