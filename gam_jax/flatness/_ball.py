@@ -85,10 +85,11 @@ def _starts(params: PyTree, rho: float, key: jax.Array, num_restarts: int) -> It
 def _ascend(problem: Problem, rho: float, offset: PyTree, num_steps: int) -> tuple[list[float], PyTree, Any]:
     """The values along one ascent, its last point, and what was seen there.
 
-    The point moves along the gradient d by a length and is projected back onto the ball. The first length is
-    infinite: the projection is then ``rho d / ||d||``, which never decreases a convex function, and is a power
-    iteration on a quadratic. A length that does not increase the value enough is cut to a quarter, one that does
-    is multiplied by four.
+    The point moves along the gradient by some length and is projected back onto the ball: the spectral projected
+    gradient method (Birgin, Martinez and Raydan 2000), with a search that never decreases the value. The first
+    length is infinite. The projection is then ``rho d / ||d||``, which never decreases a convex function, and is a
+    power iteration on a quadratic. A length that does not increase the value enough is cut to a quarter. The next
+    one is the inverse curvature along the last step where that is concave, else four times the last.
 
     Raises:
       ValueError: if a value or a gradient is not finite.
@@ -103,6 +104,7 @@ def _ascend(problem: Problem, rho: float, offset: PyTree, num_steps: int) -> tup
     value, seen = evaluate(offset)
     values, length = [value], np.inf
     rtol = 10 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(offset))).eps)
+    before = None
     for _ in range(num_steps):
         gradient = problem.ascent(offset, seen)
         steepness = float(norm(gradient))
@@ -110,6 +112,11 @@ def _ascend(problem: Problem, rho: float, offset: PyTree, num_steps: int) -> tup
             raise ValueError(f"the direction of ascent must be finite, got a norm of {steepness} within {rho=}")
         if _gap(gradient, offset, rho) <= rtol * max(abs(value), rho * steepness):
             break
+        if before is not None and length < np.inf:
+            curvature = float(_curvature(offset, gradient, *before))
+            length = steepness / -curvature if curvature < 0 else 4 * length
+            length = length if length < 8 * rho else np.inf
+        before = offset, gradient
         for _ in range(_BACKTRACKS):
             there = _moved(offset, gradient, length / steepness, rho)
             promised = float(_inner(gradient, shift(there, -1.0, offset)))
@@ -121,8 +128,14 @@ def _ascend(problem: Problem, rho: float, offset: PyTree, num_steps: int) -> tup
             break
         offset, value, seen = there, new_value, new_seen
         values.append(value)
-        length = 4 * length if length < 2 * rho else np.inf
     return values, offset, seen
+
+
+@jax.jit
+def _curvature(offset: PyTree, gradient: PyTree, last_offset: PyTree, last_gradient: PyTree) -> jax.Array:
+    """The mean curvature along the last step."""
+    step = add_scaled(offset, -1.0, last_offset)
+    return inner_product(step, add_scaled(gradient, -1.0, last_gradient)) / inner_product(step, step)
 
 
 def _moved(offset: PyTree, gradient: PyTree, factor: float, rho: float) -> PyTree:

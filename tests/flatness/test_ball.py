@@ -82,9 +82,7 @@ def test_two_parameters_by_brute_force(x64, kind, rho):
     np.testing.assert_allclose(first.value, rho * norms.max(), rtol=1e-4)
     assert zeroth.stationarity < 1e-3 * zeroth.value
     assert first.stationarity < 1e-3 * first.value
-    np.testing.assert_allclose(
-        jnp.linalg.norm(jax.grad(loss_fn)(first.maximizer)) * rho, first.value, rtol=1e-12
-    )
+    np.testing.assert_allclose(jnp.linalg.norm(jax.grad(loss_fn)(first.maximizer)) * rho, first.value, rtol=1e-12)
     np.testing.assert_allclose(jnp.linalg.norm(first.maximizer - params), first.distance, rtol=1e-9)
 
 

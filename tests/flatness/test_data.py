@@ -18,9 +18,7 @@ MEASURES = {
     "density": lambda *a, **o: flatness.hessian_density(*a, key=KEY, num_probes=2, num_steps=3, **o).moments,
     "first": lambda *a, **o: flatness.first_order_flatness(*a, 0.1, key=KEY, num_steps=3, num_restarts=1, **o).value,
     "first_one": lambda *a, **o: flatness.first_order_flatness_one_step(*a, 0.1, **o),
-    "zeroth": lambda *a, **o: flatness.zeroth_order_flatness(
-        *a, 0.1, key=KEY, num_steps=3, num_restarts=1, **o
-    ).value,
+    "zeroth": lambda *a, **o: flatness.zeroth_order_flatness(*a, 0.1, key=KEY, num_steps=3, num_restarts=1, **o).value,
     "zeroth_one": lambda *a, **o: flatness.zeroth_order_flatness_one_step(*a, 0.1, **o),
     "slice": lambda *a, **o: flatness.loss_slice(*a, a[1], x=[-0.5, 0.5], **o).values,
     "minima": lambda *a, **o: flatness.count_local_minima(*a, key=KEY, num_directions=2, num_steps=2, **o).losses,
@@ -30,9 +28,7 @@ MEASURES = {
 def cut(data, *sizes):
     """The data in batches of these sizes."""
     ends = list(itertools.accumulate(sizes))
-    return [
-        jax.tree.map(lambda x, a=a, b=b: x[a:b], data) for a, b in zip([0, *ends[:-1]], ends, strict=True)
-    ]
+    return [jax.tree.map(lambda x, a=a, b=b: x[a:b], data) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 class Loader:
@@ -57,9 +53,7 @@ def test_the_batching_does_not_matter(x64, measure):
     params, data = network_data(12)
     whole = MEASURES[measure](network_loss, params, [data])
     ragged = MEASURES[measure](network_loss, params, Loader(cut(data, 5, 5, 2)))
-    stacked = MEASURES[measure](
-        network_loss, params, jax.tree.map(lambda x: x.reshape(3, 4, *x.shape[1:]), data)
-    )
+    stacked = MEASURES[measure](network_loss, params, jax.tree.map(lambda x: x.reshape(3, 4, *x.shape[1:]), data))
     np.testing.assert_allclose(ragged, whole, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(stacked, whole, rtol=1e-9, atol=1e-12)
 
@@ -154,9 +148,7 @@ def test_accumulation_in_float64():
         return jnp.mean(batch) * w**2 / 2 + w
 
     batches = [x[i : i + 1] for i in range(len(x))]
-    exact = flatness.hessian_trace(
-        loss_fn, jnp.ones(()), batches, key=KEY, num_probes=1, accumulate_in_float64=True
-    )
+    exact = flatness.hessian_trace(loss_fn, jnp.ones(()), batches, key=KEY, num_probes=1, accumulate_in_float64=True)
     np.testing.assert_allclose(exact.value, 1 / 1001, rtol=1e-6)
     assert not jax.config.jax_enable_x64
 
