@@ -1,0 +1,239 @@
+"""In chains with optax's optimizers, and with models of Flax NNX, Flax Linen and equinox."""
+
+import chex
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import gam_jax
+from tests.family import FAMILY
+from tests.problems import cross_entropy, mlp
+
+BASES = {
+    "sgd": lambda: optax.sgd(0.1),
+    "momentum": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "adamw": lambda: optax.adamw(0.02),
+    "adafactor": lambda: optax.adafactor(0.02, min_dim_size_to_factor=4),
+    "lion": lambda: optax.lion(0.005),
+    "muon": lambda: optax.contrib.muon(0.05),
+}
+
+
+def train(tx, problem, steps=30):
+    @jax.jit
+    def step(params, state):
+        loss, grads = jax.value_and_grad(problem.loss_fn)(params, problem.batch)
+        updates, state = tx.update(grads, state, params, batch=problem.batch, value=loss)
+        return optax.apply_updates(params, updates), state
+
+    params, state = problem.params, tx.init(problem.params)
+    for _ in range(steps):
+        params, state = step(params, state)
+    return params
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("name", ["gam", "sam", "accelerated_gam"])
+def test_before_any_optimizer(name, base):
+    """The chain descends, and equals the base optimizer fed with the link's updates by hand."""
+    problem = mlp()
+    link, optimizer = FAMILY[name](problem.loss_fn), BASES[base]()
+    params = train(optax.chain(link, optimizer), problem)
+    assert problem.loss_fn(params, problem.batch) < 0.9 * problem.loss_fn(problem.params, problem.batch)
+
+    @jax.jit
+    def by_hand(params, state):
+        grads = jax.grad(problem.loss_fn)(params, problem.batch)
+        updates, _ = link.update(grads, link.init(params), params, batch=problem.batch)
+        updates, state = optimizer.update(updates, state, params)
+        return optax.apply_updates(params, updates), state
+
+    expected, state = problem.params, optimizer.init(problem.params)
+    for _ in range(30):
+        expected, state = by_hand(expected, state)
+    chex.assert_trees_all_close(params, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_clipping_before_and_after(x64):
+    """Before, clipping bounds the oracle gradient alone; after, the sum with the norm term."""
+    problem = mlp()
+    grads = jax.grad(problem.loss_fn)(problem.params, problem.batch)
+    gam = gam_jax.gam(problem.loss_fn, 0.1, 0.5)
+    clip = optax.clip_by_global_norm(0.05)
+    update = lambda tx: tx.update(grads, tx.init(problem.params), problem.params, batch=problem.batch)[0]  # noqa: E731
+    h_norm = jax.tree.map(jnp.subtract, update(gam), grads)
+    clipped = clip.update(grads, clip.init(grads))[0]
+    chex.assert_trees_all_close(
+        update(optax.chain(clip, gam)), jax.tree.map(jnp.add, clipped, h_norm), rtol=1e-10, atol=1e-14
+    )
+    assert optax.tree.norm(update(optax.chain(gam, clip))) <= 0.05 + 1e-12
+    assert optax.tree.norm(update(gam)) > 0.05
+
+
+def test_partition_goes_inside():
+    """Different optimizers for different leaves after the link, as its error message advises."""
+    problem = mlp()
+    labels = {"w1": "fast", "b1": "slow", "w2": "fast", "b2": "slow"}
+    base = optax.partition({"fast": optax.sgd(0.1), "slow": optax.sgd(0.0)}, labels)
+    params = train(optax.chain(gam_jax.gam(problem.loss_fn, 0.1, 0.5), base), problem, steps=2)
+    chex.assert_trees_all_equal(params["b1"], problem.params["b1"])
+    assert not np.array_equal(params["w1"], problem.params["w1"])
+
+
+def test_flax_nnx(x64):
+    """An NNX model driven functionally: the parameters a State, dropout off, batch by name."""
+
+    class Mlp(nnx.Module):
+        def __init__(self, rngs):
+            self.hidden = nnx.Linear(6, 8, param_dtype=float, rngs=rngs)
+            self.norm = nnx.LayerNorm(8, param_dtype=float, rngs=rngs)
+            self.out = nnx.Linear(8, 3, param_dtype=float, rngs=rngs)
+
+        def __call__(self, x):
+            return self.out(nnx.relu(self.norm(self.hidden(x))))
+
+    graphdef, params, rest = nnx.split(Mlp(nnx.Rngs(0)), nnx.Param, ...)
+
+    def loss_fn(params, batch):
+        with jax.numpy_rank_promotion("allow"):  # Flax adds a bias of rank 1
+            logits = nnx.merge(graphdef, params, rest, copy=True)(batch["x"])
+        return cross_entropy(logits, batch["y"])
+
+    batch = mlp().batch
+    for hvp in ("linearize", "jvp", "reverse"):
+        grads = gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, hvp=hvp)(params, batch)[1]
+        assert_equals_flat_gam(grads, params, lambda p: loss_fn(p, batch))
+    tx = optax.chain(gam_jax.gam(loss_fn, 0.1, 0.5), optax.adamw(0.01))
+    updates, _ = jax.jit(lambda g, s, p, b: tx.update(g, s, p, batch=b))(params, tx.init(params), params, batch)
+    assert isinstance(optax.apply_updates(params, updates), nnx.State)
+
+
+def assert_equals_flat_gam(grads, params, loss, rtol=1e-9):
+    """GAM of the loss as a function of one flat vector, by dense Hessian."""
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    of_flat = lambda w: loss(unravel(w))  # noqa: E731
+    unit = lambda x: x / jnp.linalg.norm(x)  # noqa: E731
+    hessian = jax.hessian(of_flat)
+    adversary = flat + 0.1 * unit(hessian(flat) @ unit(jax.grad(of_flat)(flat)))
+    expected = jax.grad(of_flat)(flat) + 0.05 * hessian(adversary) @ unit(jax.grad(of_flat)(adversary))
+    np.testing.assert_allclose(jax.flatten_util.ravel_pytree(grads)[0], expected, rtol=rtol, atol=1e-11)
+
+
+class LinenNetwork(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(8, param_dtype=float)(x)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, param_dtype=float)(x)
+        x = nn.Dropout(0.5, deterministic=not train)(nn.relu(x))
+        return nn.Dense(3, param_dtype=float)(x)
+
+
+def test_flax_linen_batch_norm_and_dropout(x64):
+    """aux is that of the clean pass, so running statistics move once; one dropout mask serves all passes."""
+    model, batch = LinenNetwork(), mlp().batch
+    with jax.numpy_rank_promotion("allow"):
+        variables = model.init(jax.random.key(0), batch["x"], train=False)
+
+        def loss_fn(params, batch_stats, batch, rng):
+            logits, updated = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                batch["x"],
+                train=True,
+                rngs={"dropout": rng},
+                mutable=["batch_stats"],
+            )
+            return cross_entropy(logits, batch["y"]), updated["batch_stats"]
+
+        params, stats, rng = variables["params"], variables["batch_stats"], jax.random.key(7)
+        (loss, aux), grads = gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, has_aux=True)(params, stats, batch, rng)
+        clean_loss, clean_aux = loss_fn(params, stats, batch, rng)
+        chex.assert_trees_all_close((loss, aux), (clean_loss, clean_aux), rtol=1e-12)
+        # With another mask in any one pass this could not hold.
+        assert_equals_flat_gam(grads, params, lambda p: loss_fn(p, stats, batch, rng)[0])
+
+        tx = gam_jax.gam(loss_fn, 0.1, 0.5, has_aux=True)
+        (_, new_stats), clean = jax.value_and_grad(loss_fn, has_aux=True)(params, stats, batch, rng)
+        updates, _ = tx.update(clean, tx.init(params), params, batch_stats=stats, batch=batch, rng=rng)
+        chex.assert_trees_all_close(updates, grads, rtol=1e-10)
+        chex.assert_trees_all_close(new_stats, clean_aux, rtol=1e-12)
+
+
+def test_equinox(x64):
+    """An equinox model: its arrays are the parameters, None stands for the rest."""
+    model = eqx.nn.MLP(6, 3, width_size=8, depth=1, dtype=float, key=jax.random.key(0))
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def loss_fn(params, batch):
+        return cross_entropy(jax.vmap(eqx.combine(params, static))(batch["x"]), batch["y"])
+
+    batch = mlp().batch
+    tx = optax.chain(gam_jax.gam(loss_fn, 0.1, 0.5), optax.adamw(0.01))
+    updates, _ = tx.update(jax.grad(loss_fn)(params, batch), tx.init(params), params, batch=batch)
+    assert isinstance(eqx.apply_updates(params, updates), eqx.nn.MLP)
+    link = gam_jax.gam(loss_fn, 0.1, 0.5)
+    grads, _ = link.update(jax.grad(loss_fn)(params, batch), link.init(params), params, batch=batch)
+    assert_equals_flat_gam(grads, params, lambda p: loss_fn(p, batch))
+
+
+def attention_with_custom_vjp():
+    """A loss with a custom_vjp inside, as many attention kernels have."""
+
+    @jax.custom_vjp
+    def square(x):
+        return x**2
+
+    square.defvjp(lambda x: (x**2, x), lambda x, g: (2 * x * g,))
+
+    def loss_fn(params, batch):
+        return jnp.mean(square(jnp.tanh(batch["x"] @ params)))
+
+    return loss_fn
+
+
+@pytest.mark.parametrize("hvp", ["linearize", "reverse", "finite_difference"])
+def test_custom_vjp(hvp, x64):
+    loss_fn = attention_with_custom_vjp()
+    params, batch = 0.3 * jax.random.normal(jax.random.key(0), (6, 2), float), mlp().batch
+    fn = gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, hvp=hvp, rho_prime=1e-6)
+    plain = lambda p: jnp.mean(jnp.tanh(batch["x"] @ p) ** 2)  # noqa: E731
+    for call in (fn, jax.jit(fn)):
+        assert_equals_flat_gam(call(params, batch)[1], params, plain, rtol=1e-4 if hvp[0] == "f" else 1e-9)
+
+
+@pytest.mark.parametrize("wrap", [jax.checkpoint, jax.jit, lambda f: f], ids=["remat", "jit", "plain"])
+@pytest.mark.parametrize("hvp", ["linearize", "jvp", "reverse"])
+def test_losses_with_loops_branches_and_remat(hvp, wrap, x64):
+    """scan over layers, cond, while_loop outside the gradient, nested jit, checkpointing."""
+
+    def loss_fn(params, batch):
+        layer = wrap(lambda h, w: (jnp.tanh(h @ w), None))
+        hidden, _ = jax.lax.scan(layer, batch["x"], params)
+        value = jnp.mean(hidden**2)
+        return jax.lax.cond(value > 0, lambda v: jnp.sin(v), lambda v: v, value) + jnp.sort(params.sum((1, 2)))[0]
+
+    params = 0.4 * jax.random.normal(jax.random.key(0), (3, 6, 6), float)
+    batch = mlp().batch
+    fn = gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, hvp=hvp)
+    for call in (fn, jax.jit(fn)):
+        assert_equals_flat_gam(call(params, batch)[1], params, lambda p: loss_fn(p, batch))
+
+
+def test_under_vmap_over_hyper_parameters(x64):
+    """Traced coefficients: one compiled program for a whole grid of (rho, alpha)."""
+    problem = mlp()
+
+    def update(rho, alpha):
+        tx = gam_jax.gam(problem.loss_fn, rho, alpha)
+        grads = jax.grad(problem.loss_fn)(problem.params, problem.batch)
+        return tx.update(grads, tx.init(problem.params), problem.params, batch=problem.batch)[0]
+
+    rhos, alphas = jnp.array([0.05, 0.1, 0.2]), jnp.array([0.0, 0.5, 2.0])
+    batched = jax.vmap(update)(rhos, alphas)
+    for i, (rho, alpha) in enumerate(zip(rhos, alphas, strict=True)):
+        one = jax.tree.map(lambda x: x[i], batched)  # noqa: B023
+        chex.assert_trees_all_close(one, update(float(rho), float(alpha)), rtol=1e-10, atol=1e-14)
