@@ -16,7 +16,7 @@ from experiments.configs import CompareName, load
 
 def _compare(settings: CompareConfig, command: str) -> None:
     from experiments import compare, picture, report  # slow imports, which --help need not wait for
-    from experiments.statistics import summarize
+    from experiments.summary import summarize
     from experiments.store import open_store
 
     bar = rich.progress.Progress(

@@ -13,7 +13,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from experiments.config import CompareConfig
 from experiments.optim import LABELS
-from experiments.statistics import Estimate, Row, values
+from experiments.summary import Estimate, Row, values
 from experiments.store import Record
 
 COLORS = {"sgd": "#555555", "sam": "#0072b2", "gam": "#d55e00", "sam+gam": "#009e73"}

@@ -10,7 +10,7 @@ from experiments.compare import TUNING_SEED
 from experiments.config import CompareConfig
 from experiments.optim import HYPERPARAMETERS, LABELS
 from experiments.search import grid_size
-from experiments.statistics import Difference, Estimate, Row, difference
+from experiments.summary import Difference, Estimate, Row, difference
 from experiments.store import Record, provenance, write_atomically
 
 _ALL = HYPERPARAMETERS["sam+gam"]
@@ -92,7 +92,7 @@ def _sections(config: CompareConfig, summary: Sequence[Row], records: Sequence[R
         f"Chosen on validation images with their true labels, by mean accuracy over "
         f"{_seeds(TUNING_SEED, config.tuning_seeds)}, ties broken by the validation loss. Each method "
         f"tried {config.trials} points of its grid, drawn at random where the grid is larger. The test set played no "
-        "part.",
+        "part. The validation accuracy of the winner is the best of many, hence optimistic.",
         "",
         _chosen_table(config, records),
         "",

@@ -16,7 +16,7 @@ import pytest
 from experiments.configs import load
 from experiments.main import main
 from experiments.optim import METHODS
-from experiments.statistics import difference, summarize
+from experiments.summary import difference, summarize
 from experiments.store import key
 
 ROOT = Path(__file__).parents[2]
@@ -222,15 +222,15 @@ def test_another_config_in_the_same_folder_is_refused(uninterrupted, capsys):
     assert (uninterrupted / "results.jsonl").read_bytes() == before
 
 
-def test_a_diverged_run_is_shown_as_nan():
+def test_a_diverged_run_is_shown_as_nan_and_pairs_are_by_seed():
     config = dataclasses.replace(load("digits"), methods=("sgd", "gam"), noise=(0.0,))
     runs = [
         {
             **{"kind": "test", "noise": 0.0, "method": method, "seed": seed, "seconds": 1.0, "train_loss": loss},
             **{"test_accuracy": 0.5 + 0.01 * seed, "top_eigenvalue": 2.0},
         }
-        for method, loss in (("sgd", 0.5), ("gam", None))
-        for seed in (1, 0)
+        for method, loss, seeds in (("sgd", 0.5, (1, 0)), ("gam", None, (0, 1)))
+        for seed in seeds
     ]
     costs = [{"kind": "cost", "method": method, "flops_per_step": cost} for method, cost in (("sgd", 2), ("gam", 12))]
     sgd, gam = summarize(config, [*runs, *costs])
