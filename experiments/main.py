@@ -16,8 +16,8 @@ from experiments.configs import CompareName, load
 
 def _compare(settings: CompareConfig, command: str) -> None:
     from experiments import compare, picture, report  # slow imports, which --help need not wait for
-    from experiments.summary import summarize
     from experiments.store import open_store
+    from experiments.summary import summarize
 
     bar = rich.progress.Progress(
         rich.progress.TextColumn("{task.description:<36}"),

@@ -13,8 +13,8 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from experiments.config import CompareConfig
 from experiments.optim import LABELS
-from experiments.summary import Estimate, Row, values
 from experiments.store import Record
+from experiments.summary import Estimate, Row, values
 
 COLORS = {"sgd": "#555555", "sam": "#0072b2", "gam": "#d55e00", "sam+gam": "#009e73"}
 

@@ -10,8 +10,8 @@ from experiments.compare import TUNING_SEED
 from experiments.config import CompareConfig
 from experiments.optim import HYPERPARAMETERS, LABELS
 from experiments.search import grid_size
-from experiments.summary import Difference, Estimate, Row, difference
 from experiments.store import Record, provenance, write_atomically
+from experiments.summary import Difference, Estimate, Row, difference
 
 _ALL = HYPERPARAMETERS["sam+gam"]
 _RUN = ("noise", "method", "seed")

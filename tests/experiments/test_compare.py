@@ -16,8 +16,8 @@ import pytest
 from experiments.configs import load
 from experiments.main import main
 from experiments.optim import METHODS
-from experiments.summary import difference, summarize
 from experiments.store import key
+from experiments.summary import difference, summarize
 
 ROOT = Path(__file__).parents[2]
 SMALL = [

@@ -1,0 +1,97 @@
+"""Counts what a training step costs, in gradients of the loss: FLOPs and memory of the compiled program.
+
+Command: python -m experiments.benchmarks.step_cost
+Run time: two minutes on 2 CPU cores; the counts are exact and do not depend on the machine's speed.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import gam_jax
+from experiments.benchmarks.networks import resnet, vit
+
+NETWORKS = {"ViT": vit, "ResNet": resnet}
+LINKS: dict[str, list[Callable[..., Any]]] = {
+    "SGD": [],
+    "SAM": [functools.partial(gam_jax.sam, rho=0.05)],
+    "gradient-norm penalty": [functools.partial(gam_jax.gradient_norm_penalty, strength=0.05)],
+    "accelerated GAM": [
+        functools.partial(gam_jax.accelerated_gam, rho=0.2, rho_prime=0.05, alpha=0.6, beta=0.5, gamma=0.1)
+    ],
+    "C-Flat": [gam_jax.c_flat],
+    "FAD": [functools.partial(gam_jax.fad, rho=0.1, alpha=0.5, beta=0.5)],
+    "GAM": [functools.partial(gam_jax.gam, rho=0.1, alpha=0.5)],
+    "SAM + GAM": [functools.partial(gam_jax.sam, rho=0.05), functools.partial(gam_jax.gam, rho=0.1, alpha=0.5)],
+}
+
+
+def compile_and_count(fn: Callable[..., Any], *args: Any) -> tuple[float, int]:
+    """FLOPs and bytes of temporary memory of the compiled function."""
+    compiled = jax.jit(fn).lower(*args).compile()
+    costs: Any = compiled.cost_analysis()
+    return costs["flops"], compiled.memory_analysis().temp_size_in_bytes
+
+
+@functools.cache
+def problem(network: str) -> tuple[Any, Any, Any, float, int]:
+    """Loss, parameters and batch of a network, with FLOPs and memory of its gradient."""
+    loss_fn, params, batch = NETWORKS[network]()
+    return loss_fn, params, batch, *compile_and_count(jax.value_and_grad(loss_fn), params, batch)
+
+
+def training_step(loss_fn: Any, links: list[Callable[..., Any]], count: int, **options: Any) -> tuple[Any, Any]:
+    """A whole training step, with the links before SGD with momentum, at a step count known to the compiler.
+
+    Returns:
+      The step, and the optimizer whose state it takes.
+    """
+    tx = optax.chain(optax.identity(), *(link(loss_fn, **options) for link in links))
+    base = optax.sgd(0.1, momentum=0.9)
+
+    def step(params: Any, base_state: Any, batch: Any) -> Any:
+        loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+        first, *states = tx.init(params)
+        state = (first, *(s._replace(count=jnp.int32(count)) for s in states))
+        updates, state = tx.update(grads, state, params, batch=batch)
+        updates, base_state = base.update(updates, base_state, params)
+        return optax.apply_updates(params, updates), base_state, state, loss
+
+    return step, base
+
+
+def step_cost(network: str, links: list[Callable[..., Any]], count: int = 0, **options: Any) -> tuple[float, float]:
+    """FLOPs and temporary memory of a training step, each as a multiple of those of one gradient."""
+    loss_fn, params, batch, flops, memory = problem(network)
+    step, base = training_step(loss_fn, links, count, **options)
+    step_flops, step_memory = compile_and_count(step, params, base.init(params), batch)
+    return step_flops / flops, step_memory / memory
+
+
+def main() -> None:
+    """Prints the table in Markdown."""
+    names = [f"{network} {what}" for network in NETWORKS for what in ("FLOPs", "memory")]
+    print("| method | " + " | ".join(names) + " |")
+    print("| --- |" + " --- |" * len(names))
+    rows = [(name, links, 0, {}) for name, links in LINKS.items()]
+    rows.append(("GAM, step skipped by interval", LINKS["GAM"], 1, {"interval": 10}))
+    for name, links, count, options in rows:
+        costs = [step_cost(network, links, count, **options) for network in NETWORKS]
+        print(f"| {name} | " + " | ".join(f"{cost:.2f}" for pair in costs for cost in pair) + " |", flush=True)
+    for name, options in {"gam_value_and_grad": {}, "gam_value_and_grad, reverse": {"hvp": "reverse"}}.items():
+        costs = []
+        for network in NETWORKS:
+            loss_fn, params, batch, flops, memory = problem(network)
+            fn = gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, **options)
+            counted = compile_and_count(fn, params, batch)
+            costs += [counted[0] / flops, counted[1] / memory]
+        print(f"| {name} | " + " | ".join(f"{cost:.2f}" for cost in costs) + " |", flush=True)
+    print(f"\njax {jax.__version__}, optax {optax.__version__}, {jax.devices()[0].platform}")
+
+
+if __name__ == "__main__":
+    main()
