@@ -14,7 +14,8 @@ which may be far larger than memory: batches are streamed, and each measurement 
 
 These functions run on the host, around compiled passes over batches: they cannot be called inside jit. The
 compiled passes are kept per loss function and shapes, so that measuring again at other parameters compiles
-nothing; a loss function made anew for each call (a fresh lambda) compiles anew.
+nothing; a loss function made anew for each call (a fresh lambda) compiles anew, and what it closes over stays in
+JAX's cache.
 """
 
 from gam_jax.flatness._ball import Flatness as Flatness

@@ -8,14 +8,16 @@ the two.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gam_jax._ascent import global_norm, scale_by
 from gam_jax._types import PyTree
+from gam_jax.flatness._data import automatic
 
 _EXACT = jax.lax.Precision.HIGHEST  # an accelerator's default for float32 products is less than float32
 
@@ -44,19 +46,41 @@ def unit_like(tree: PyTree, i: int) -> PyTree:
     return jax.tree.unflatten(structure, units)
 
 
+def _automatic_sharding(leaf: jax.Array) -> Any:
+    """The sharding of a leaf over axes that the compiler manages, or None for one that is not spread over a mesh."""
+    sharding = leaf.sharding
+    if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
+        return None
+    return NamedSharding(automatic(sharding.mesh), sharding.spec)
+
+
 def _empty_basis(rows: int, like: PyTree) -> PyTree:
     """Zeros with a new leading axis, sharded as ``like`` is."""
 
     def zeros(leaf: jax.Array) -> jax.Array:
-        sharding = leaf.sharding
-        if isinstance(sharding, NamedSharding):
+        sharding = _automatic_sharding(leaf)
+        if sharding is not None:
             sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
-        else:
-            sharding = None
         dtype = jnp.promote_types(leaf.dtype, jnp.float32)
         return jnp.zeros((rows, *leaf.shape), dtype, device=sharding)
 
     return jax.tree.map(zeros, like)
+
+
+def _enter(v: PyTree) -> PyTree:
+    """The vector over automatic axes: sums over an axis that is sharded explicitly would have to say so."""
+    shardings = [_automatic_sharding(leaf) for leaf in jax.tree.leaves(v)]
+    leaves = [
+        leaf if s is None else jax.device_put(leaf, s) for leaf, s in zip(jax.tree.leaves(v), shardings, strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(v), leaves)
+
+
+def _leave(v: PyTree, like: PyTree) -> PyTree:
+    """The vector over the axes of the parameters."""
+    return jax.tree.map(
+        lambda x, y: jax.device_put(x, y.sharding) if isinstance(y.sharding, NamedSharding) else x, v, like
+    )
 
 
 @jax.jit
@@ -124,7 +148,7 @@ class Krylov:
 
     def start(self, v: PyTree) -> None:
         """Sets the next row to ``v``, orthonormalised."""
-        v, _, norm = _orthogonalize(self._basis, v)
+        v, _, norm = _orthogonalize(self._basis, _enter(v))
         v, _, norm = _orthogonalize(self._basis, scale_by(1 / norm, v))  # what is left of v may be short
         self._basis = _set_row(self._basis, self.length, scale_by(1 / norm, v))
 
@@ -140,7 +164,7 @@ class Krylov:
           ValueError: if the product is not finite.
         """
         j = self.length
-        v = self._operator(_get_row(self._basis, j))
+        v = _enter(self._operator(_leave(_get_row(self._basis, j), self._like)))
         self.products += 1
         v, along, beta = _orthogonalize(self._basis, v)
         along, self.beta = np.asarray(along, np.float64), float(beta)
@@ -175,4 +199,4 @@ class Krylov:
         """The combination of the rows with these coordinates."""
         weights = np.zeros(self.size + 1)
         weights[: self.length] = coordinates
-        return _combine(self._basis, weights)
+        return _leave(_combine(self._basis, weights), self._like)

@@ -99,7 +99,11 @@ class Objective:
         self.machine_epsilon = max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0)
         if self.size == 0:
             raise ValueError(f"there is nothing to measure, got no parameters: {params!r}")
-        self.value = self._probe() if options.check_determinism else self.value_at(self.params)
+        self.value = self.value_at(self.params)
+        if not math.isfinite(self.value):
+            raise ValueError(f"the loss must be finite at the parameters, got {self.value}")
+        if options.check_determinism:
+            self._check_determinism()
 
     def value_at(self, params: PyTree) -> float:
         """The loss at ``params``; one pass without gradients."""
@@ -169,27 +173,21 @@ class Objective:
     def _accumulator(self) -> Any:
         return jax.enable_x64(True) if self._options.accumulate_in_float64 else contextlib.nullcontext()
 
-    def _probe(self) -> float:
-        """The loss, after a check that it is finite, and the same when it is traced and evaluated again.
+    def _check_determinism(self) -> None:
+        """Raises if the loss differs when it is traced and evaluated again.
 
-        Under jit a loss with a random number from outside is frozen at its first trace. So the second
-        evaluation has a trace of its own, and reads the data again.
-
-        Raises:
-          ValueError: if the loss is not finite, or differs.
+        Under jit a loss with a random number from outside is frozen at its first trace. So the second evaluation
+        has a trace of its own, and reads the data again.
         """
-        first = self.value_at(self.params)
-        if not math.isfinite(first):
-            raise ValueError(f"the loss must be finite at the parameters, got {first}")
         again = self._mean(lambda args: _value(*self._static, self.params, args, trace=1))[0]
-        if first != again:
+        if self.value != again:
             raise ValueError(
-                f"the loss must be deterministic, got {first!r} and then {again!r} at the same parameters. Curvature "
-                "is measured by comparing many evaluations of one function: dropout, augmentation or shuffling "
-                "that changes between them measures the noise. Switch these off (or fix their keys); on a GPU "
-                "XLA_FLAGS=--xla_gpu_deterministic_ops=true may be needed. check_determinism=False skips this check"
+                f"the loss must be deterministic, got {self.value!r} and then {again!r} at the same parameters. "
+                "Curvature is measured by comparing many evaluations of one function: dropout, augmentation or "
+                "shuffling that changes between them measures the noise. Switch these off (or fix their keys); on a "
+                "GPU XLA_FLAGS=--xla_gpu_deterministic_ops=true may be needed. check_determinism=False skips "
+                "this check"
             )
-        return first
 
 
 @contextlib.contextmanager

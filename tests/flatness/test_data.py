@@ -82,8 +82,9 @@ def test_the_mesh_is_used():
     assert seen
 
 
-def test_sharded_parameters_stay_sharded():
-    mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_sharded_parameters_stay_sharded(axis_type):
+    mesh = jax.make_mesh((8,), ("model",), axis_types=(axis_type,))
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "model"))
     w = jax.random.normal(KEY, (4, 16))
     x = jax.random.normal(KEY, (6, 4))
@@ -94,9 +95,12 @@ def test_sharded_parameters_stay_sharded():
     def top(params, vectors):
         return flatness.hessian_top_eigenvalues(loss_fn, params, [x], 2, key=KEY, return_vectors=vectors)
 
-    sharded = top(jax.device_put(w, spread), True)
+    spread_w = jax.device_put(w, spread)
+    sharded = top(spread_w, True)
     np.testing.assert_allclose(sharded.values, top(w, False).values, rtol=1e-5)
     assert sharded.vectors.sharding.shard_shape(sharded.vectors.shape) == (2, 4, 2)
+    first = [flatness.first_order_flatness(loss_fn, p, [x], 0.1, key=KEY).value for p in (w, spread_w)]
+    np.testing.assert_allclose(first[1], first[0], rtol=1e-5)
 
 
 def test_padded_batches_weigh_their_mask(x64):
