@@ -1,8 +1,9 @@
 """Batches of a data set, read again and again: what counts as one, how many examples it holds, where it lies."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,21 @@ class DataArgs(TypedDict, total=False):
     check_determinism: bool
 
 
+Measure = TypeVar("Measure", bound=Callable[..., Any])
+
+
+def with_data_options(measure: Measure) -> Measure:
+    """Shows the options one by one in the signature of a function that takes ``**options``, as help() prints it."""
+    signature = inspect.signature(measure)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    shared = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+        for f in dataclasses.fields(DataOptions)
+    ]
+    measure.__signature__ = signature.replace(parameters=[*own, *shared])
+    return measure
+
+
 Read = Callable[[], Iterator[tuple[Any, ...]]]
 """Starts a pass: yields what the loss takes after the parameters, ``(batch,)``, or ``()`` for a loss without data."""
 
@@ -81,9 +97,14 @@ def reader(batches: Any) -> Read:
     return lambda: ((_take(batches, i),) for i in range(count))
 
 
-@jax.jit
 def _take(stacked: PyTree, i: int) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf[i], stacked)
+    """Batch i. What is not on a device yet (NumPy, a memory map, HDF5) is cut where it lies."""
+    return jax.tree.map(lambda leaf: _index(leaf, i) if isinstance(leaf, jax.Array) else leaf[i], stacked)
+
+
+@jax.jit
+def _index(array: jax.Array, i: int) -> jax.Array:
+    return array[i]
 
 
 def _stacked_length(stacked: PyTree) -> int:

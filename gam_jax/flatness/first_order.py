@@ -8,7 +8,7 @@ from gam_jax._ascent import normalize
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._ball import Flatness, Problem, maximize, norm, scale, shift
 from gam_jax.flatness._checks import check_count, check_key, check_positive
-from gam_jax.flatness._data import DataArgs
+from gam_jax.flatness._data import DataArgs, with_data_options
 from gam_jax.flatness._objective import measure
 
 _XI = 1e-30  # far below any gradient norm that float32 resolves, and enough to make 0/0 zero
@@ -19,6 +19,7 @@ def _unit(tree: PyTree) -> PyTree:
     return normalize(tree, _XI)
 
 
+@with_data_options
 def first_order_flatness(
     loss_fn: LossFn,
     params: PyTree,
@@ -96,6 +97,7 @@ def first_order_flatness(
         return maximize(Problem(evaluate, ascent), objective, rho, key, num_steps, num_restarts)
 
 
+@with_data_options
 def first_order_flatness_one_step(
     loss_fn: LossFn, params: PyTree, batches: PyTree, rho: float, **options: Unpack[DataArgs]
 ) -> float:

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from gam_jax._ascent import add_scaled, global_norm, inner_product
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._checks import check_count, check_key, check_positive
-from gam_jax.flatness._data import DataArgs
+from gam_jax.flatness._data import DataArgs, with_data_options
 from gam_jax.flatness._eigenpairs import Which, top_ritz_pairs
 from gam_jax.flatness._krylov import Krylov, random_like, unit_like
 from gam_jax.flatness._objective import Objective, measure
@@ -35,6 +35,7 @@ class Eigenvalues(NamedTuple):
     num_products: int
 
 
+@with_data_options
 def hessian_top_eigenvalues(
     loss_fn: LossFn,
     params: PyTree,
@@ -165,6 +166,7 @@ class TraceEstimate(NamedTuple):
     samples: np.ndarray
 
 
+@with_data_options
 def hessian_trace(
     loss_fn: LossFn,
     params: PyTree,
@@ -267,6 +269,7 @@ class SpectralDensity(NamedTuple):
     weights: np.ndarray
 
 
+@with_data_options
 def hessian_density(
     loss_fn: LossFn,
     params: PyTree,

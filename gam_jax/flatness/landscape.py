@@ -11,7 +11,7 @@ from gam_jax._options import check_params
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._ball import shift
 from gam_jax.flatness._checks import check_count, check_key
-from gam_jax.flatness._data import DataArgs
+from gam_jax.flatness._data import DataArgs, with_data_options
 from gam_jax.flatness._krylov import random_like
 from gam_jax.flatness._objective import measure
 
@@ -31,6 +31,7 @@ class LossSlice(NamedTuple):
     values: np.ndarray
 
 
+@with_data_options
 def loss_slice(
     loss_fn: LossFn,
     params: PyTree,

@@ -9,7 +9,7 @@ import numpy as np
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._ball import norm, scale, shift
 from gam_jax.flatness._checks import check_count, check_key, check_positive
-from gam_jax.flatness._data import DataArgs
+from gam_jax.flatness._data import DataArgs, with_data_options
 from gam_jax.flatness._krylov import random_like
 from gam_jax.flatness._objective import measure
 
@@ -36,6 +36,7 @@ class LocalExtrema(NamedTuple):
     losses: np.ndarray
 
 
+@with_data_options
 def count_local_minima(
     loss_fn: LossFn,
     params: PyTree,

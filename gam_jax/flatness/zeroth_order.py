@@ -8,10 +8,11 @@ from gam_jax._ascent import normalize
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._ball import Flatness, Problem, maximize, shift
 from gam_jax.flatness._checks import check_count, check_key, check_positive
-from gam_jax.flatness._data import DataArgs
+from gam_jax.flatness._data import DataArgs, with_data_options
 from gam_jax.flatness._objective import measure
 
 
+@with_data_options
 def zeroth_order_flatness(
     loss_fn: LossFn,
     params: PyTree,
@@ -89,6 +90,7 @@ def _adversary(params: PyTree, gradient: PyTree, rho: float) -> PyTree:
     return shift(params, rho, normalize(gradient, 1e-12))
 
 
+@with_data_options
 def zeroth_order_flatness_one_step(
     loss_fn: LossFn, params: PyTree, batches: PyTree, rho: float, **options: Unpack[DataArgs]
 ) -> float:

@@ -1,5 +1,6 @@
 """Data: any batching, any device, one compilation; and what must be refused."""
 
+import inspect
 import itertools
 
 import jax
@@ -101,6 +102,35 @@ def test_sharded_parameters_stay_sharded(axis_type):
     assert sharded.vectors.sharding.shard_shape(sharded.vectors.shape) == (2, 4, 2)
     first = [flatness.first_order_flatness(loss_fn, p, [x], 0.1, key=KEY).value for p in (w, spread_w)]
     np.testing.assert_allclose(first[1], first[0], rtol=1e-5)
+
+
+class Lazy:
+    """An array on disk: it has a shape, and gives one slice at a time."""
+
+    def __init__(self, array):
+        self.array, self.shape = array, array.shape
+
+    def __getitem__(self, i):
+        assert isinstance(i, int)
+        return self.array[i]
+
+
+def test_stacked_batches_are_cut_where_they_lie():
+    params, data = network_data(12)
+    stacked = jax.tree.map(lambda x: x.reshape(3, 4, *x.shape[1:]), data)
+    lazy = jax.tree.map(Lazy, stacked)
+    values = [MEASURES["trace"](network_loss, params, b) for b in (stacked, lazy, jax.tree.map(jnp.asarray, stacked))]
+    assert values[0] == values[1] == values[2]
+
+
+def test_a_single_parameter():
+    found = flatness.hessian_top_eigenvalues(lambda w: 3 * w**2, jnp.ones(()), None, key=KEY)
+    np.testing.assert_allclose(found.values, [6.0])
+
+
+def test_options_are_in_the_signature():
+    parameters = inspect.signature(flatness.hessian_trace).parameters
+    assert {"mesh", "progress", "num_probes"} <= set(parameters) and "options" not in parameters
 
 
 def test_padded_batches_weigh_their_mask(x64):
