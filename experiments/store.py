@@ -1,5 +1,6 @@
 """The folder of a run: its identity, and results appended one atomic line at a time, so that a kill loses nothing."""
 
+import ast
 import contextlib
 import fcntl
 import hashlib
@@ -14,8 +15,8 @@ import gam_jax
 from experiments.config import UserError, require
 
 Record = dict[str, Any]
-_PRESENTATION = {"main.py", "report.py", "picture.py"}
-"""Files that show results and do not decide them."""
+_APART = {"main.py", "report.py", "picture.py", "benchmarks"}
+"""Code that shows results and does not decide them."""
 _PACKAGES = ("jax", "jaxlib", "optax", "numpy", "scikit-learn")
 _KEY = ("kind", "noise", "method", "trial", "seed")
 
@@ -77,13 +78,28 @@ def open_store(workdir: Path, config: dict[str, Any]) -> Iterator[Store]:
 
 
 def provenance() -> dict[str, str]:
-    """Versions of what the numbers depend on, and a fingerprint of our own source code that decides them."""
+    """Versions of what the numbers depend on, and a fingerprint of our own code that decides them, comments aside."""
     digest = hashlib.sha256()
     for root in (Path(gam_jax.__file__).parent, Path(__file__).parent):
-        for path in sorted(set(root.rglob("*.py")) - {root / name for name in _PRESENTATION}):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+        for path in sorted(root.rglob("*.py")):
+            name = path.relative_to(root)
+            if name.parts[0] not in _APART:
+                digest.update(f"{name.as_posix()}\0{_code(path)}\0".encode())
     versions = {name: version(name) for name in _PACKAGES}
     return {"gam_jax": gam_jax.__version__, **versions, "source": digest.hexdigest()[:12]}
+
+
+def _code(path: Path) -> str:
+    """A Python file without its comments, docstrings and layout."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [line for line in node.body if not _is_text(line)]
+    return ast.dump(tree)
+
+
+def _is_text(line: ast.stmt) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
 
 
 def write_atomically(path: Path, text: str) -> None:

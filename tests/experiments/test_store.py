@@ -61,6 +61,19 @@ def test_other_code_is_refused(tmp_path, monkeypatch):
         pass
 
 
+def test_code_is_what_runs_and_not_what_is_said_about_it(tmp_path):
+    texts = {
+        "plain.py": "class A:\n    x: int = 1\n\ndef f():\n    return 2\n",
+        "told.py": '"""Module."""\n\n\nclass A:\n    """A."""\n\n    x: int = 1  # one\n    """The x."""\n'
+        '\n\ndef f():\n    """F."""\n    return (2)\n',
+        "other.py": "class A:\n    x: int = 1\n\ndef f():\n    return 3\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    plain, told, other = (store._code(tmp_path / name) for name in texts)
+    assert plain == told != other
+
+
 def test_results_without_a_config_are_refused(tmp_path):
     (tmp_path / "results.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match="no config.json"), open_store(tmp_path, CONFIG):
