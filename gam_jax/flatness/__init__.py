@@ -8,8 +8,9 @@ which may be far larger than memory: batches are streamed, and each measurement 
   that closes over the running statistics measures the function that is evaluated at test time; one that
   normalises by the statistics of the batch measures the function that was trained, and then its value depends
   on how the data are cut into batches.
-* ``batches``: a pytree of arrays stacked to [num_batches, batch_size, ...]; or a list, or any object that can
-  be iterated again and again, of batches, whose sizes may differ; or None, with ``loss_fn(params)``.
+* ``batches``: a pytree of arrays stacked to [num_batches, batch_size, ...], of JAX, NumPy or anything that has a
+  shape and gives slices, such as HDF5; or a list, or any object that can be iterated again and again, of batches,
+  whose sizes may differ; or None, with ``loss_fn(params)``. A tuple is a pytree, a list is a list of batches.
 * Random choices take a typed key, and estimates come with their standard error.
 
 These functions run on the host, around compiled passes over batches: they cannot be called inside jit. The

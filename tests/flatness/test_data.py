@@ -175,15 +175,15 @@ def test_aux_and_custom_vjp(x64):
 
 
 def test_accumulation_in_float64():
-    """A thousand large contributions that cancel, and one that does not."""
-    x = np.array([1e4, -1e4] * 500 + [1.0], np.float32)[:, None]
+    """Two large contributions that cancel, and between them a thousand that float32 cannot add to the first."""
+    x = np.array([1e8] + [1.0] * 1000 + [-1e8], np.float32)[:, None]
 
     def loss_fn(w, batch):
         return jnp.mean(batch) * w**2 / 2 + w
 
     batches = [x[i : i + 1] for i in range(len(x))]
     exact = flatness.hessian_trace(loss_fn, jnp.ones(()), batches, key=KEY, num_probes=1, accumulate_in_float64=True)
-    np.testing.assert_allclose(exact.value, 1 / 1001, rtol=1e-6)
+    np.testing.assert_allclose(exact.value, 1000 / 1002, rtol=1e-6)
     assert not jax.config.jax_enable_x64
 
 
