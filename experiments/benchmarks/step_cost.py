@@ -32,9 +32,8 @@ LINKS: dict[str, list[Callable[..., Any]]] = {
 
 def compile_and_count(fn: Callable[..., Any], *args: Any) -> tuple[float, int]:
     """FLOPs and bytes of temporary memory of the compiled function."""
-    compiled = jax.jit(fn).lower(*args).compile()
-    costs: Any = compiled.cost_analysis()
-    return costs["flops"], compiled.memory_analysis().temp_size_in_bytes
+    compiled: Any = jax.jit(fn).lower(*args).compile()
+    return compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes
 
 
 @functools.cache
@@ -55,8 +54,8 @@ def training_step(loss_fn: Any, links: list[Callable[..., Any]], count: int, **o
 
     def step(params: Any, base_state: Any, batch: Any) -> Any:
         loss, grads = jax.value_and_grad(loss_fn)(params, batch)
-        first, *states = tx.init(params)
-        state = (first, *(s._replace(count=jnp.int32(count)) for s in states))
+        fresh: Any = tx.init(params)
+        state = (fresh[0], *(s._replace(count=jnp.int32(count)) for s in fresh[1:]))
         updates, state = tx.update(grads, state, params, batch=batch)
         updates, base_state = base.update(updates, base_state, params)
         return optax.apply_updates(params, updates), base_state, state, loss
