@@ -165,7 +165,7 @@ def swad(*, start_patience: int = 3, end_patience: int = 6, tolerance_ratio: flo
         for i in range(size):
             segment = jax.tree.map(lambda leaf, i=i: leaf[i], state.recent)
             mean, count = _merge(mean, count, segment, state.recent_counts[i])
-        mean, count = _merge(mean, count, state.current, jnp.where(state.ended, 0, state.current_count))
+        mean, count = _merge(mean, count, state.current, state.current_count)
         use = state.started & (count > 0)
         return jax.tree.map(lambda x, m: jnp.where(use, m, x).astype(jnp.result_type(x)), params, mean)
 

@@ -13,6 +13,7 @@ from gam_jax.flatness._krylov import random_like
 from gam_jax.flatness._objective import Objective
 
 _BACKTRACKS = 8
+_RECENT = 4  # points to extrapolate from
 _SUFFICIENT = 1e-4  # of the increase that the gradient promises (Armijo)
 
 
@@ -91,6 +92,10 @@ def _ascend(problem: Problem, rho: float, offset: PyTree, num_steps: int) -> tup
     power iteration on a quadratic. A length that does not increase the value enough is cut to a quarter. The next
     one is the inverse curvature along the last step where that is concave, else four times the last.
 
+    A power iteration is slow when the largest eigenvalues are close. So while the length is infinite, a point
+    extrapolated from the last ones is tried first, and taken if it increases the value by no less than the
+    gradient promises for the plain one.
+
     Raises:
       ValueError: if a value or a gradient is not finite.
     """
@@ -104,7 +109,7 @@ def _ascend(problem: Problem, rho: float, offset: PyTree, num_steps: int) -> tup
     value, seen = evaluate(offset)
     values, length = [value], np.inf
     rtol = 10 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(offset))).eps)
-    before = None
+    before, recent = None, []
     for _ in range(num_steps):
         gradient = problem.ascent(offset, seen)
         steepness = float(norm(gradient))
@@ -117,6 +122,17 @@ def _ascend(problem: Problem, rho: float, offset: PyTree, num_steps: int) -> tup
             length = steepness / -curvature if curvature < 0 else 4 * length
             length = length if length < 8 * rho else np.inf
         before = offset, gradient
+        if length == np.inf:
+            plain = _moved(offset, gradient, np.inf, rho)
+            recent = [*recent[1 - _RECENT :], (offset, plain)]
+            if len(recent) > 1:
+                there = _extrapolated(recent, rho)
+                new_value, new_seen = evaluate(there)
+                if new_value >= value + float(_inner(gradient, shift(plain, -1.0, offset))):
+                    offset, value, seen = there, new_value, new_seen
+                    values.append(value)
+                    continue
+        recent = recent[-1:] if length == np.inf else []
         for _ in range(_BACKTRACKS):
             there = _moved(offset, gradient, length / steepness, rho)
             promised = float(_inner(gradient, shift(there, -1.0, offset)))
@@ -129,6 +145,24 @@ def _ascend(problem: Problem, rho: float, offset: PyTree, num_steps: int) -> tup
         offset, value, seen = there, new_value, new_seen
         values.append(value)
     return values, offset, seen
+
+
+@jax.jit
+def _extrapolated(recent: list[tuple[PyTree, PyTree]], rho: float) -> PyTree:
+    """Anderson acceleration of the map from points to their images under the plain step.
+
+    The images are combined, with weights of sum 1, as makes the same combination of image - point the shortest.
+    """
+    residuals = [add_scaled(image, -1.0, offset) for offset, image in recent]
+    gram = jnp.stack([jnp.stack([inner_product(a, b) for b in residuals]) for a in residuals])
+    regular = gram / jnp.trace(gram) + 10 * jnp.finfo(gram.dtype).eps * jnp.eye(len(recent), dtype=gram.dtype)
+    weights = jnp.linalg.solve(regular, jnp.ones(len(recent), gram.dtype))
+    weights = weights / weights.sum()
+    weights = jnp.where(jnp.isfinite(weights).all(), weights, jnp.eye(len(recent), dtype=gram.dtype)[-1])
+    there = scale_by(0.0, recent[0][0])
+    for weight, (_, image) in zip(weights, recent, strict=True):
+        there = add_scaled(there, weight, image)
+    return scale_by(rho / global_norm(there), there)
 
 
 @jax.jit

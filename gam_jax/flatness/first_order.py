@@ -45,7 +45,7 @@ def first_order_flatness(
     rows of ``history`` are flat at the end, and agree. Where they do not, give more steps or more restarts.
 
     Cost: ``4 (1 + num_restarts) (num_steps + 1)`` gradient evaluations on the whole data, fewer when an ascent
-    converges, and 1 more each time that a step has to be shortened. Memory: 10 copies of the parameters.
+    converges, and 1 more each time that a step has to be shortened. Memory: 18 copies of the parameters.
 
     Args:
       loss_fn: ``loss_fn(params, batch) -> scalar``, the mean over the examples of the batch;

@@ -37,7 +37,7 @@ def zeroth_order_flatness(
     increase below 1e-6 times the loss is rounding.
 
     Cost: ``(1 + num_restarts) (num_steps + 1)`` gradient evaluations on the whole data, fewer when an ascent
-    converges, and 1 more each time that a step has to be shortened. Memory: 9 copies of the parameters.
+    converges, and 1 more each time that a step has to be shortened. Memory: 17 copies of the parameters.
 
     Args:
       loss_fn: ``loss_fn(params, batch) -> scalar``, the mean over the examples of the batch;

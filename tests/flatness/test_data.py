@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import AxisType
 
 from gam_jax import flatness
+from gam_jax.flatness._krylov import Krylov
 from tests.flatness.oracles import dense_hessian, network, network_loss
 
 KEY = jax.random.key(0)
@@ -100,6 +101,11 @@ def test_sharded_parameters_stay_sharded(axis_type):
     sharded = top(spread_w, True)
     np.testing.assert_allclose(sharded.values, top(w, False).values, rtol=1e-5)
     assert sharded.vectors.sharding.shard_shape(sharded.vectors.shape) == (2, 4, 2)
+    krylov = Krylov(lambda v: v + 1, spread_w, 5, KEY)
+    krylov.start_at_random()
+    krylov.step()
+    krylov.restart(np.ones(1), np.ones((1, 1)), keep_residual=True)
+    assert krylov._basis.sharding.shard_shape(krylov._basis.shape) == (6, 4, 2)
     first = [flatness.first_order_flatness(loss_fn, p, [x], 0.1, key=KEY).value for p in (w, spread_w)]
     np.testing.assert_allclose(first[1], first[0], rtol=1e-5)
 
