@@ -10,7 +10,8 @@ from gam_jax._ascent import add_scaled, cast_like, scale_by, subtract, wide_dtyp
 from gam_jax._linearize import linearize
 from gam_jax._loss import Loss, split_batch
 from gam_jax._mesh import as_varying, mean_over, varying_axes
-from gam_jax._types import HvpMode, PyTree
+from gam_jax._options import Options
+from gam_jax._types import PyTree
 
 
 class Point(NamedTuple):
@@ -40,11 +41,7 @@ class Curvature:
 
     loss: Loss
     arguments: Any
-    hvp: HvpMode
-    rho_prime: float | jax.Array
-    num_microbatches: int | None
-    axis_name: Any
-    per_replica: bool
+    options: Options
 
     def at(self, params: PyTree) -> Point:
         """Value and gradient; cost 1 gradient."""
@@ -58,7 +55,7 @@ class Curvature:
         product costs 3.
         """
         local = self._local(params)
-        if self.num_microbatches is None:
+        if self.options.num_microbatches in (None, 1):
             point, product = self._linearized(local, self.arguments)
             return Point(self._pmean(point.value), point.aux, self._pmean(point.grad)), self._checked(product, local)
 
@@ -79,10 +76,10 @@ class Curvature:
             return grad, (value, aux)
 
         def difference(v: PyTree) -> PyTree:
-            shifted = gradient(add_scaled(params, self.rho_prime, v))[0]
-            return scale_by(1 / self.rho_prime, subtract(shifted, grad))
+            shifted = gradient(add_scaled(params, self.options.rho_prime, v))[0]
+            return scale_by(1 / self.options.rho_prime, subtract(shifted, grad))
 
-        match self.hvp:
+        match self.options.hvp:
             case "linearize":
                 grad, (value, aux), product = linearize(gradient, params)
             case "jvp":
@@ -101,7 +98,7 @@ class Curvature:
 
         def apply(v: PyTree) -> PyTree:
             v = self._local(v)
-            if self.hvp != "finite_difference":
+            if self.options.hvp != "finite_difference":
                 v = cast_like(v, params)
             return self._pmean(cast_like(product(v), params))
 
@@ -109,10 +106,10 @@ class Curvature:
 
     def _mean(self, fn: Callable[[Any], tuple[Any, Any, Any]]) -> tuple[Any, Any, Any]:
         """``fn: arguments -> (value, aux, tree)``, value and tree averaged over microbatches and replicas."""
-        if self.num_microbatches is None:
+        if self.options.num_microbatches in (None, 1):
             value, aux, tree = fn(self.arguments)
             return self._pmean(value), aux, self._pmean(tree)
-        slices, rebuild = split_batch(self.arguments, self.num_microbatches)
+        slices, rebuild = split_batch(self.arguments, self.options.num_microbatches)
 
         def step(total: Any, slices: list[jax.Array]) -> tuple[Any, Any]:
             value, aux, tree = fn(rebuild(slices))
@@ -120,14 +117,14 @@ class Curvature:
 
         one = jax.eval_shape(lambda s: fn(rebuild(s)), [s[0] for s in slices])
         total, aux = jax.lax.scan(step, _wide_zeros((one[0], one[2])), slices)
-        value, tree = cast_like(scale_by(1 / self.num_microbatches, total), (one[0], one[2]))
+        value, tree = cast_like(scale_by(1 / self.options.num_microbatches, total), (one[0], one[2]))
         return self._pmean(value), aux, self._pmean(tree)
 
     def _pmean(self, tree: PyTree) -> PyTree:
-        return tree if self.per_replica else mean_over(self.axis_name, tree)
+        return tree if self.options.per_replica else mean_over(self.options.axis_name, tree)
 
     def _local(self, params: PyTree) -> PyTree:
-        return as_varying(self.axis_name, params)
+        return as_varying(self.options.axis_name, params)
 
 
 def _wide_zeros(shapes: PyTree) -> PyTree:

@@ -35,29 +35,15 @@ class Engine:
     params: PyTree
     curvature: Curvature
     metric: Metric
-    axis_name: Any
-    per_replica: bool
+    options: Options
 
     @classmethod
     def create(cls, loss: Loss, params: PyTree, arguments: Any, options: Options) -> "Engine":
         """The engine of one step; ``arguments`` are the (args, kwargs) of the loss."""
         params = jax.tree.map(jnp.asarray, params)
         scaling = scale_by(1.0, jax.tree.map(jnp.abs, params)) if options.adaptive else None
-        return cls(
-            params=params,
-            curvature=Curvature(
-                loss=loss,
-                arguments=arguments,
-                hvp=options.hvp,
-                rho_prime=options.rho_prime,
-                num_microbatches=None if options.num_microbatches == 1 else options.num_microbatches,
-                axis_name=options.axis_name,
-                per_replica=options.per_replica,
-            ),
-            metric=Metric(scaling, resolve_mask(options.perturb_mask, params), options.eps),
-            axis_name=options.axis_name,
-            per_replica=options.per_replica,
-        )
+        metric = Metric(scaling, resolve_mask(options.perturb_mask, params), options.eps)
+        return cls(params, Curvature(loss, arguments, options), metric, options)
 
     def gradient(self, params: PyTree) -> PyTree:
         """grad L; cost 1."""
@@ -74,7 +60,7 @@ class Engine:
         1. With per_replica, what came in may be the average, and each replica's own is computed here. The compiler
            finds it in the caller's program, so that it costs nothing there.
         """
-        return self.gradient(self.params) if self.per_replica else updates
+        return self.gradient(self.params) if self.options.per_replica else updates
 
     def ascend(self, start: PyTree, toward: PyTree, radius: jax.Array) -> PyTree:
         """``start + radius * toward / (||toward|| + xi)`` in the metric."""
@@ -82,8 +68,8 @@ class Engine:
 
     def before(self, updates: PyTree) -> PyTree:
         """Incoming updates: averaged over the replicas, unless that is left for the end."""
-        return (as_varying if self.per_replica else mean_over)(self.axis_name, updates)
+        return (as_varying if self.options.per_replica else mean_over)(self.options.axis_name, updates)
 
     def after(self, updates: PyTree) -> PyTree:
         """Outgoing updates: averaged over the replicas."""
-        return mean_over(self.axis_name, updates) if self.per_replica else updates
+        return mean_over(self.options.axis_name, updates) if self.options.per_replica else updates
