@@ -103,9 +103,18 @@ def _orthogonalize(basis: PyTree, v: PyTree) -> tuple[PyTree, jax.Array, jax.Arr
     return v, total, global_norm(v)
 
 
+@jax.jit
+def _orthonormalize(basis: PyTree, v: PyTree) -> tuple[PyTree, jax.Array]:
+    """Twice more: what is left of a vector after the first time may be short."""
+    v, _, norm = _orthogonalize(basis, v)
+    v, _, norm = _orthogonalize(basis, scale_by(1 / norm, v))
+    return v, norm
+
+
 @functools.partial(jax.jit, donate_argnums=0)
-def _set_row(basis: PyTree, row: int, v: PyTree) -> PyTree:
-    return jax.tree.map(lambda q, x: q.at[row].set(x), basis, v)
+def _set_row(basis: PyTree, row: int, v: PyTree, norm: jax.Array) -> PyTree:
+    """The basis with ``v / norm`` as a row."""
+    return jax.tree.map(lambda q, x: q.at[row].set(x), basis, scale_by(1 / norm, v))
 
 
 @jax.jit
@@ -148,9 +157,7 @@ class Krylov:
 
     def start(self, v: PyTree) -> None:
         """Sets the next row to ``v``, orthonormalised."""
-        v, _, norm = _orthogonalize(self._basis, _enter(v))
-        v, _, norm = _orthogonalize(self._basis, scale_by(1 / norm, v))  # what is left of v may be short
-        self._basis = _set_row(self._basis, self.length, scale_by(1 / norm, v))
+        self._basis = _set_row(self._basis, self.length, *_orthonormalize(self._basis, _enter(v)))
 
     def start_at_random(self) -> None:
         """Sets the next row to a random direction."""
@@ -176,7 +183,7 @@ class Krylov:
         if self.beta <= 10 * jnp.finfo(beta.dtype).eps * scale:
             self.beta = 0.0
         else:
-            self._basis = _set_row(self._basis, self.length, scale_by(1 / beta, v))
+            self._basis = _set_row(self._basis, self.length, v, beta)
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ritz values (ascending), their coordinates in the rows (columns), and the norms of their residuals."""

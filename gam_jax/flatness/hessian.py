@@ -124,6 +124,11 @@ def hessian_top_eigenvalues(
         return _certified(objective, krylov, found, return_vectors)
 
 
+@jax.jit
+def _residual(product: PyTree, value: float, v: PyTree) -> jax.Array:
+    return global_norm(add_scaled(product, -value, v))
+
+
 def _certified(
     objective: Objective, krylov: Krylov, found: tuple[np.ndarray, np.ndarray], return_vectors: bool
 ) -> Eigenvalues:
@@ -131,7 +136,7 @@ def _certified(
     residuals, vectors = [], []
     for value, column in zip(found[0], found[1].T, strict=True):
         v = krylov.vector(column)
-        residuals.append(float(global_norm(add_scaled(objective.product(v), -value, v))))
+        residuals.append(float(_residual(objective.product(v), value, v)))
         if return_vectors:
             vectors.append(v)
     stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *vectors) if return_vectors else None

@@ -265,7 +265,7 @@ class Unhashable:
 GOOD = network_data(4)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", ["top", "first", "slice"])
 @pytest.mark.parametrize(
     ("loss_fn", "params", "batches", "error", "message"),
     [

@@ -72,7 +72,7 @@ def test_a_linear_loss_has_no_curvature():
     assert not found.values.any() and not found.residuals.any()
 
 
-@pytest.mark.parametrize("basis_size", [7, 12, 30, 1000])
+@pytest.mark.parametrize("basis_size", [7, 12, 30, 60])
 def test_basis_size_changes_the_cost_only(x64, basis_size):
     spectrum = np.linspace(-1, 1, 150) ** 3
     loss_fn, params, batches = quadratic(spectrum)

@@ -74,7 +74,7 @@ def test_density_integrates_to_one_and_its_errors_are_honest(x64):
     h = dense_hessian(loss_fn, params, data)
     second = np.trace(h @ h) / 27
     values, errors, probes = [], [], 6
-    for i in range(60):
+    for i in range(40):
         # Two steps: a Gauss quadrature of degree 3, exact for the second moment of each probe.
         found = flatness.hessian_density(
             loss_fn,
@@ -88,8 +88,8 @@ def test_density_integrates_to_one_and_its_errors_are_honest(x64):
         values.append(found.moments[1])
         errors.append(found.moments_standard_error[1])
     np.testing.assert_allclose(np.trapezoid(found.density, found.grid), 1, rtol=1e-5)
-    assert abs(np.mean(values) - second) < 4 * np.std(values) / 60**0.5
-    np.testing.assert_allclose(np.sqrt(np.mean(np.square(errors))), np.std(values), rtol=0.25)
+    assert abs(np.mean(values) - second) < 4 * np.std(values) / 40**0.5
+    np.testing.assert_allclose(np.sqrt(np.mean(np.square(errors))), np.std(values), rtol=0.3)
 
 
 def test_density_in_float32_shows_the_outliers():
