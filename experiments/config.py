@@ -3,9 +3,11 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from experiments.optim import METHODS, Method, nearest
+import tyro
+
+from experiments.optim import HYPERPARAMETERS, METHODS, Method, OptimConfig, nearest
 
 
 class UserError(ValueError):
@@ -16,6 +18,28 @@ def require(condition: bool, message: str) -> None:
     """Raises :class:`UserError` with the message unless the condition holds."""
     if not condition:
         raise UserError(message)
+
+
+def require_distinct(name: str, values: tuple[Any, ...], verb: str = "name") -> None:
+    """Raises :class:`UserError` unless there are values, and no two the same."""
+    require(
+        len(values) > 0 and len(set(values)) == len(values),
+        f"{name} must {verb} distinct values, at least one, got {values}",
+    )
+
+
+def require_at_least(config: Any, least: int, *names: str) -> None:
+    """Raises :class:`UserError` unless each of these fields is that large."""
+    for name in names:
+        require(getattr(config, name) >= least, f"{name} must be at least {least}, got {getattr(config, name)}")
+
+
+def _require_noise(noise: float) -> None:
+    require(0 <= noise <= 1, f"noise must be a fraction in [0, 1], got {noise} (30 % is 0.3)")
+
+
+def _require_momentum(momentum: float) -> None:
+    require(0 <= momentum < 1, f"momentum must be in [0, 1), got {momentum}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,61 +72,31 @@ class GridConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             values = getattr(self, field.name)
-            require(
-                len(values) > 0 and len(set(values)) == len(values),
-                f"grid.{field.name} must hold distinct values, at least one, got {values}",
-            )
+            require_distinct(f"grid.{field.name}", values, "hold")
             require(
                 all(math.isfinite(v) and v >= 0 for v in values),
                 f"grid.{field.name} must hold finite numbers >= 0, got {values}",
             )
 
 
-@dataclasses.dataclass(frozen=True)
-class CompareConfig:
-    """A comparison of methods, each tuned with the same budget on validation data, then tested once."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every training run has, alone or in a comparison."""
 
     workdir: Path
-    """Folder of the results. Started again on the same folder, a comparison goes on where it stopped."""
-    grid: GridConfig
-    """Values to choose the hyper-parameters from."""
+    """Folder of the results. Started again on the same folder, the same command goes on where it stopped."""
     data: DigitsConfig = DigitsConfig()
     """The data and its split."""
-    methods: tuple[Method, ...] = METHODS
-    """What to compare."""
-    noise: tuple[float, ...] = (0.0, 0.3)
-    """Fractions of the training labels that are replaced by a wrong one."""
     hidden: tuple[int, ...] = (128, 128)
     """Widths of the hidden layers."""
     epochs: int = 75
     """Passes over the training images."""
     batch_size: int = 50
     """Images in a step; must divide the number of training images."""
-    momentum: float = 0.9
-    """Momentum of SGD, under every method."""
-    trials: int = 16
-    """Hyper-parameter settings that each method may try, the same number for all."""
-    tuning_seeds: int = 2
-    """Seeds that each trial is judged on: 1000, 1001, ..."""
-    seeds: int = 8
-    """Seeds of the final runs: 0, 1, ..."""
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "trials", "tuning_seeds"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        require(2 <= self.seeds <= 1000, f"seeds must be in 2 ... 1000 (a standard error needs 2), got {self.seeds}")
-        require(0 <= self.momentum < 1, f"momentum must be in [0, 1), got {self.momentum}")
+        require_at_least(self, 1, "epochs", "batch_size")
         require(all(n >= 1 for n in self.hidden), f"hidden must hold widths >= 1, got {self.hidden}")
-        for noise in self.noise:
-            require(0 <= noise <= 1, f"noise must be a fraction in [0, 1], got {noise} (30 % is 0.3)")
-        for method in self.methods:
-            require(method in METHODS, f"unknown method {method!r}{nearest(method, METHODS)}")
-        for name in ("methods", "noise"):
-            values = getattr(self, name)
-            require(
-                len(values) > 0 and len(set(values)) == len(values),
-                f"{name} must name distinct values, at least one, got {values}",
-            )
         require(
             self.data.train_size % self.batch_size == 0,
             f"batch_size must divide data.train_size, got batch_size={self.batch_size} and "
@@ -119,3 +113,145 @@ class CompareConfig:
         fields = dataclasses.asdict(self)
         del fields["workdir"]
         return fields
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareConfig(RunConfig):
+    """A comparison of methods, each tuned with the same budget on validation data, then tested once."""
+
+    grid: GridConfig
+    """Values to choose the hyper-parameters from."""
+    methods: tuple[Method, ...] = METHODS
+    """What to compare."""
+    noise: tuple[float, ...] = (0.0, 0.3)
+    """Fractions of the training labels that are replaced by a wrong one."""
+    momentum: float = 0.9
+    """Momentum of SGD, under every method."""
+    trials: int = 16
+    """Hyper-parameter settings that each method may try, the same number for all."""
+    tuning_seeds: int = 2
+    """Seeds that each trial is judged on: 1000, 1001, ..."""
+    seeds: int = 8
+    """Seeds of the final runs: 0, 1, ..."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_at_least(self, 1, "trials", "tuning_seeds")
+        require(2 <= self.seeds <= 1000, f"seeds must be in 2 ... 1000 (a standard error needs 2), got {self.seeds}")
+        _require_momentum(self.momentum)
+        for noise in self.noise:
+            _require_noise(noise)
+        for method in self.methods:
+            require(method in METHODS, f"unknown method {method!r}{nearest(method, METHODS)}")
+        require_distinct("methods", self.methods)
+        require_distinct("noise", self.noise)
+
+
+Averaging = Literal["none", "swad"]
+"""What to do with the iterates: take the last one, or average them (gam_jax.averaging.swad)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """One training run with one method."""
+
+    optim: Annotated[OptimConfig, tyro.conf.arg(name="")]
+    """The method and its hyper-parameters."""
+    noise: float = 0.0
+    """Fraction of the training labels that is replaced by a wrong one."""
+    seed: int = 0
+    """Decides training images, label noise, initial parameters and the order of the examples."""
+    averaging: Averaging = "none"
+    """swad: save the average of the iterates that the validation loss chooses, in place of the last ones."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_at_least(self, 0, "seed")
+        _require_noise(self.noise)
+        _require_momentum(self.optim.momentum)
+        names = HYPERPARAMETERS[self.optim.method]
+        for field in dataclasses.fields(OptimConfig):
+            name, value = field.name, getattr(self.optim, field.name)
+            if name in names:
+                require(value is not None, f"{self.optim.method!r} needs {name}")
+                require(math.isfinite(value) and value >= 0, f"{name} must be a finite number >= 0, got {value}")
+            elif name not in ("method", "momentum"):
+                require(
+                    value is None,
+                    f"{self.optim.method!r} has no {name}: its hyper-parameters are {', '.join(names)}",
+                )
+
+    @classmethod
+    def of(cls, workdir: Path, identity: dict[str, Any]) -> "TrainConfig":
+        """The config with this identity."""
+        optim, data = OptimConfig(**identity["optim"]), DigitsConfig(**identity["data"])
+        rebuilt: dict[str, Any] = {"optim": optim, "data": data, "hidden": tuple(identity["hidden"])}
+        return cls(**{**identity, **rebuilt, "workdir": workdir})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasureConfig:
+    """What every measurement of trained networks has."""
+
+    checkpoint: tuple[Path, ...]
+    """Folders of training runs, for their last checkpoint, or of checkpoints (DIR/checkpoints/STEP)."""
+    output: Path
+    """Folder of the results. Started again on the same folder, the same command goes on where it stopped."""
+    seed: int = 0
+    """Of the random directions and probes; every checkpoint gets the same."""
+
+    def __post_init__(self):
+        require_distinct("checkpoint", tuple(map(str, self.checkpoint)))
+        require_at_least(self, 0, "seed")
+
+    def identity(self) -> dict[str, Any]:
+        """Whatever decides the numbers of one checkpoint, as JSON holds it."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if name not in ("checkpoint", "output")}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlatnessConfig(MeasureConfig):
+    """Measures of flatness, of the mean loss over the whole training set with the labels that were trained on."""
+
+    rho: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+    """Radii of R0, the largest increase of the loss, and R1, rho times the largest gradient norm."""
+    ascent_steps: int = 100
+    """Ascent steps from each start, at most."""
+    restarts: int = 3
+    """Random starts of the ascent, beside the one at the parameters."""
+    k: int = 50
+    """Number of top Hessian eigenvalues."""
+    trace_probes: int = 100
+    """Random vectors for the trace of the Hessian."""
+    density_probes: int = 10
+    """Random vectors for the spectral density."""
+    density_steps: int = 80
+    """Lanczos steps for each of them."""
+    directions: int = 100
+    """Random directions along which local minima are counted, in 10 steps of 0.01."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_distinct("rho", self.rho)
+        require(all(math.isfinite(r) and r > 0 for r in self.rho), f"rho must hold finite numbers > 0, got {self.rho}")
+        require_at_least(self, 1, "ascent_steps", "restarts", "k", "density_steps")
+        require_at_least(self, 2, "trace_probes", "density_probes", "directions")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LandscapeConfig(MeasureConfig):
+    """Slices of the training loss along random filter-normalised directions, the same for every checkpoint."""
+
+    points: int = 51
+    """Points along each axis."""
+    radius: float = 1.0
+    """Where the axes end; at 1 a direction is as long as the weights, filter by filter."""
+    directions: int = 10
+    """Number of one-dimensional slices. The two-dimensional one is along the first two directions."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_at_least(self, 3, "points")
+        require_at_least(self, 2, "directions")
+        require(math.isfinite(self.radius) and self.radius > 0, f"radius must be > 0, got {self.radius}")

@@ -50,16 +50,41 @@ def _initialize(key: jax.Array, sizes: tuple[int, ...]) -> mlp.Params:
     return mlp.init(key, sizes)
 
 
+def layer_sizes(hidden: tuple[int, ...], examples: Examples) -> tuple[int, ...]:
+    """Widths of all layers, from the features to the classes."""
+    return (examples.x.shape[1], *hidden, NUM_CLASSES)
+
+
+def prepare(
+    seed: int, examples: Examples, *, hidden: tuple[int, ...], batch_size: int, epochs: int
+) -> tuple[mlp.Params, jax.Array]:
+    """What the seed decides: the initial parameters, and the order of the examples."""
+    key = jax.random.key(seed)
+    params = _initialize(jax.random.fold_in(key, 0), layer_sizes(hidden, examples))
+    order = batch_order(jax.random.fold_in(key, 1), num_examples=len(examples.y), batch_size=batch_size, epochs=epochs)
+    return params, order
+
+
+def train_step(
+    tx: optax.GradientTransformationExtraArgs,
+    params: mlp.Params,
+    opt_state: Any,
+    examples: Examples,
+    chosen: jax.Array,
+) -> tuple[Any, Any]:
+    """One step on the chosen examples: the new parameters and the new state of the optimizer."""
+    batch = Examples(examples.x[chosen], examples.y[chosen])
+    grads = jax.grad(loss_fn)(params, batch)
+    updates, opt_state = tx.update(grads, opt_state, params, batch=batch)
+    return optax.apply_updates(params, updates), opt_state
+
+
 @jax.jit
 def _train(optim: OptimConfig, params: mlp.Params, examples: Examples, order: jax.Array) -> mlp.Params:
     tx = build(optim, loss_fn, len(order))
 
-    def step(carry: Any, chosen: jax.Array) -> tuple[Any, None]:
-        params, state = carry
-        batch = Examples(examples.x[chosen], examples.y[chosen])
-        grads = jax.grad(loss_fn)(params, batch)
-        updates, state = tx.update(grads, state, params, batch=batch)
-        return (optax.apply_updates(params, updates), state), None
+    def step(carry: tuple[Any, Any], chosen: jax.Array) -> tuple[tuple[Any, Any], None]:
+        return train_step(tx, *carry, examples, chosen), None
 
     return jax.lax.scan(step, (params, tx.init(params)), order)[0][0]
 
@@ -68,7 +93,7 @@ class Trainer:
     """Trains networks of one shape; compiles one program per method, on its first run."""
 
     def __init__(self, hidden: tuple[int, ...], batch_size: int, epochs: int):
-        self._hidden, self._batch_size, self._epochs = hidden, batch_size, epochs
+        self._sizes: Any = {"hidden": hidden, "batch_size": batch_size, "epochs": epochs}
         self._programs: dict[str, jax.stages.Compiled] = {}
 
     def fit(self, optim: OptimConfig, seed: int, examples: Examples) -> tuple[mlp.Params, float]:
@@ -87,15 +112,7 @@ class Trainer:
         return float((program.cost_analysis() or {}).get("flops", float("nan")))
 
     def _prepare(self, optim: OptimConfig, seed: int, examples: Examples) -> tuple[jax.stages.Compiled, Any]:
-        key = jax.random.key(seed)
-        sizes = (examples.x.shape[1], *self._hidden, NUM_CLASSES)
-        params = _initialize(jax.random.fold_in(key, 0), sizes)
-        order = batch_order(
-            jax.random.fold_in(key, 1),
-            num_examples=len(examples.y),
-            batch_size=self._batch_size,
-            epochs=self._epochs,
-        )
+        params, order = prepare(seed, examples, **self._sizes)
         arguments = (jax.tree.map(jnp.float32, optim), params, jax.device_put(examples), order)
         if optim.method not in self._programs:
             self._programs[optim.method] = _train.lower(*arguments).compile()

@@ -1,17 +1,22 @@
 """Command line of the experiments: ``python -m experiments.main --help``."""
 
 import argparse
+import functools
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any, get_args
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, cast, get_args
 
 import rich.console
 import rich.progress
 import tyro
 
-from experiments.config import CompareConfig, UserError
-from experiments.configs import CompareName, load
+from experiments.config import CompareConfig, TrainConfig, UserError
+from experiments.configs import CompareName, TrainName, load, load_train
+from experiments.optim import METHODS, Method
+
+Job = Callable[[str], None]
+"""What a command line asks for; takes the command itself, for the record."""
 
 
 def _compare(settings: CompareConfig, command: str) -> None:
@@ -19,18 +24,9 @@ def _compare(settings: CompareConfig, command: str) -> None:
     from experiments.store import open_store
     from experiments.summary import summarize
 
-    bar = rich.progress.Progress(
-        rich.progress.TextColumn("{task.description:<36}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeRemainingColumn(),
-        console=rich.console.Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    )
     compare.check(settings)
     with open_store(settings.workdir, settings.identity()) as store:
-        with bar:
+        with _progress() as bar:
             compare.compare(settings, store, bar, command)
         summary = summarize(settings, store.records)
         written = [
@@ -42,16 +38,42 @@ def _compare(settings: CompareConfig, command: str) -> None:
     print("wrote " + ", ".join(map(str, [*written, settings.workdir / "results.jsonl"])))
 
 
+def _train(settings: TrainConfig, command: str) -> None:
+    from experiments.checkpoint import open_checkpoints
+    from experiments.data import digits
+    from experiments.loop import train
+    from experiments.store import open_store
+
+    digits(settings.data, settings.noise, settings.seed)  # refuses sizes that do not fit before a folder is made
+    with open_store(settings.workdir, settings.identity(), "metrics.jsonl", ("step",)) as store:
+        with open_checkpoints(settings.workdir) as checkpoints, _progress() as bar:
+            scores = train(settings, store, checkpoints, bar)
+    print(", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+    print(f"wrote {settings.workdir}: config.json, metrics.jsonl, checkpoints")
+
+
+def _progress() -> rich.progress.Progress:
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description:<36}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+        console=rich.console.Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 2 for a mistake of the user, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    named = _config_name(arguments)
-    known = get_args(CompareName)
-    default = load(named if named in known else known[0])
+    named, method = _read_ahead(arguments)
+    comparison, run = load(_known(named, CompareName)), load_train(_known(named, TrainName), method)
 
     def compare(
-        config: CompareName, settings: Annotated[CompareConfig, tyro.conf.arg(name="")] = default
-    ) -> CompareConfig:
+        config: CompareName,
+        settings: Annotated[CompareConfig, tyro.conf.arg(name="")] = comparison,
+    ) -> Job:
         """Tune methods on validation data with the same budget each, test them with many seeds, and report.
 
         Writes to --workdir: results.jsonl (one line per run, as they finish), results.csv, report.md, comparison.png.
@@ -61,30 +83,54 @@ def main(argv: Sequence[str] | None = None) -> int:
           config: name of a file in experiments/configs; its values are the defaults below.
           settings: changes to it.
         """
-        return settings
+        return functools.partial(_compare, settings)
 
+    def train(
+        config: TrainName,
+        settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = run,
+    ) -> Job:
+        """Train one network with one method, and save it at half-time and at the end.
+
+        Writes to --workdir: config.json (the exact config and versions), metrics.jsonl (one line per epoch),
+        checkpoints/STEP. The hyper-parameters below are those of --method in the config.
+
+        Args:
+          config: name of a file in experiments/configs; its values are the defaults below.
+          settings: changes to it.
+        """
+        return functools.partial(_train, settings)
+
+    commands: dict[str, Callable[..., Job]] = {"compare": compare, "train": train}
     try:
-        settings = tyro.extras.subcommand_cli_from_dict(
-            {"compare": compare},
+        job = tyro.extras.subcommand_cli_from_dict(
+            commands,
             args=arguments,
             prog="python -m experiments.main",
             description="Experiments with gam_jax.",
         )
-        _compare(settings, shlex.join(["python", "-m", "experiments.main", *arguments]))
+        job(shlex.join(["python", "-m", "experiments.main", *arguments]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted: finished runs are kept, the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
     return 0
 
 
-def _config_name(arguments: Sequence[str]) -> Any:
-    """The value of --config, read ahead because it decides the defaults that --help shows."""
+def _read_ahead(arguments: Sequence[str]) -> tuple[str | None, Method]:
+    """The values of --config and --method, read ahead because they decide the defaults that --help shows."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", nargs="?")
-    return parser.parse_known_args(arguments)[0].config
+    parser.add_argument("--method", nargs="?")
+    found = parser.parse_known_args(arguments)[0]
+    return found.config, cast(Method, found.method) if found.method in METHODS else "gam"
+
+
+def _known(name: str | None, names: Any) -> str:
+    """The name, or the first one that is known, whose defaults then stand in the help."""
+    known: tuple[str, ...] = get_args(names)
+    return known[0] if name is None or name not in known else name
 
 
 if __name__ == "__main__":

@@ -36,12 +36,19 @@ class OptimConfig:
     """
 
     method: Method
-    learning_rate: Any
-    weight_decay: Any
-    momentum: Any
-    sam_rho: Any = None
-    gam_rho: Any = None
-    gam_alpha: Any = None
+    """The optimizer."""
+    learning_rate: float
+    """Peak learning rate; cosine to 0."""
+    weight_decay: float
+    """Added to the gradient after SAM and GAM, biases included."""
+    momentum: float
+    """Momentum of SGD, under every method."""
+    sam_rho: float | None = None
+    """Radius of SAM."""
+    gam_rho: float | None = None
+    """Radius of GAM."""
+    gam_alpha: float | None = None
+    """Weight of GAM's flatness term."""
 
     def tuned(self) -> dict[str, float]:
         """The method's hyper-parameters by name."""
@@ -54,10 +61,11 @@ def build(config: OptimConfig, loss_fn: Callable[..., Any], steps: int) -> optax
     Its update takes the clean gradient of ``loss_fn``, and the batch as an extra argument.
     """
     links = []
-    if "sam_rho" in HYPERPARAMETERS[config.method]:
-        links.append(gam_jax.sam(loss_fn, config.sam_rho))
-    if "gam_rho" in HYPERPARAMETERS[config.method]:
-        links.append(gam_jax.gam(loss_fn, config.gam_rho, config.gam_alpha))
+    tuned = config.tuned()
+    if "sam_rho" in tuned:
+        links.append(gam_jax.sam(loss_fn, tuned["sam_rho"]))
+    if "gam_rho" in tuned:
+        links.append(gam_jax.gam(loss_fn, tuned["gam_rho"], tuned["gam_alpha"]))
     schedule = optax.cosine_decay_schedule(config.learning_rate, steps)
     return optax.chain(*links, optax.add_decayed_weights(config.weight_decay), optax.sgd(schedule, config.momentum))
 

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,28 @@ import gam_jax
 from experiments.config import UserError, require
 
 Record = dict[str, Any]
-_APART = {"main.py", "report.py", "picture.py", "benchmarks"}
+_APART = {"main.py", "report.py", "picture.py", "figures.py", "benchmarks"}
 """Code that shows results and does not decide them."""
 _PACKAGES = ("jax", "jaxlib", "optax", "numpy", "scikit-learn")
 _KEY = ("kind", "noise", "method", "trial", "seed")
 
 
-def key(record: Mapping[str, Any]) -> tuple[Any, ...]:
+def key(record: Mapping[str, Any], fields: Sequence[str] = _KEY) -> tuple[Any, ...]:
     """What a record is about; the store holds at most one record for each."""
-    return tuple(record.get(name) for name in _KEY)
+    return tuple(record.get(name) for name in fields)
 
 
 class Store:
-    """The records of one run in ``workdir/results.jsonl``. Open it with :func:`open_store`."""
+    """The records of one run, a line of JSON each. Open it with :func:`open_store`."""
 
-    def __init__(self, descriptor: int, records: list[Record]):
+    def __init__(self, descriptor: int, records: list[Record], fields: Sequence[str]):
         self._descriptor = descriptor
+        self._fields = fields
         self.records = records
-        self._keys = {key(record) for record in records}
+        self._keys = {key(record, fields) for record in records}
 
     def __contains__(self, record: Mapping[str, Any]) -> bool:
-        return key(record) in self._keys
+        return key(record, self._fields) in self._keys
 
     def append(self, record: Record) -> None:
         """Writes one line, whole or not at all: a line cut short by a kill is dropped at the next opening."""
@@ -46,21 +47,25 @@ class Store:
         except OSError as error:
             raise UserError(f"cannot write a result: {error}; the same command goes on from there") from error
         self.records.append(record)
-        self._keys.add(key(record))
+        self._keys.add(key(record, self._fields))
 
 
 @contextlib.contextmanager
-def open_store(workdir: Path, config: dict[str, Any]) -> Iterator[Store]:
+def open_store(
+    workdir: Path, config: dict[str, Any], name: str = "results.jsonl", fields: Sequence[str] = _KEY
+) -> Iterator[Store]:
     """Opens or creates the folder of a run, for one process at a time.
 
     Args:
       workdir: the folder.
       config: whatever decides the results, as JSON holds it.
+      name: of the file in the folder.
+      fields: of a record, that say what it is about.
 
     Raises:
       UserError: if the folder cannot be written, is in use, or holds results of another config or of other code.
     """
-    path = workdir / "results.jsonl"
+    path = workdir / name
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
@@ -71,8 +76,8 @@ def open_store(workdir: Path, config: dict[str, Any]) -> Iterator[Store]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{workdir} is in use by another process: choose another --workdir") from error
-        _check_identity(workdir, {"config": config, "made_with": provenance()})
-        yield Store(descriptor, _read(path))
+        _check_identity(path, {"config": config, "made_with": provenance()})
+        yield Store(descriptor, _read(path), fields)
     finally:
         os.close(descriptor)
 
@@ -109,18 +114,35 @@ def write_atomically(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _check_identity(workdir: Path, identity: dict[str, Any]) -> None:
-    path, results = workdir / "config.json", workdir / "results.jsonl"
-    here = json.loads(json.dumps(identity))
+def _check_identity(results: Path, identity: dict[str, Any]) -> None:
+    path = results.with_name("config.json")
     if not path.exists():
         require(results.stat().st_size == 0, f"{results} has no config.json beside it: choose another --workdir")
-        write_atomically(path, json.dumps(here, indent=2) + "\n")
+        write_json(path, identity)
         return
+    refuse_other(results.parent, read_json(path), identity, "--workdir")
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Replaces a JSON file, whole or not at all."""
+    write_atomically(path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not readable as JSON ({error}): choose another --workdir") from error
-    old, new = _flat(there), _flat(here)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not readable as JSON ({error})") from error
+
+
+def refuse_other(place: Path, there: Any, identity: dict[str, Any], option: str) -> None:
+    """Raises :class:`UserError`, which names the differences, unless a place holds results of this identity."""
+    old, new = _flat(there), _flat(json.loads(json.dumps(identity)))
     differing = [
         f"  {name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
         for name in sorted(old.keys() | new.keys())
@@ -128,9 +150,9 @@ def _check_identity(workdir: Path, identity: dict[str, Any]) -> None:
     ]
     require(
         not differing,
-        f"{workdir} holds results of another config or of other code:\n"
+        f"{place} holds results of another config or of other code:\n"
         + "\n".join(differing)
-        + "\nchoose another --workdir, or delete that folder",
+        + f"\nchoose another {option}, or delete {place}",
     )
 
 

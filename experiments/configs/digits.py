@@ -12,7 +12,10 @@ wrong labels, and the comparison would be unfair. SGD tries every point of its g
 
 from pathlib import Path
 
-from experiments.config import CompareConfig, GridConfig
+import tyro
+
+from experiments.config import CompareConfig, GridConfig, TrainConfig
+from experiments.optim import OptimConfig
 
 config = CompareConfig(
     workdir=Path("runs/digits"),
@@ -29,3 +32,21 @@ config = CompareConfig(
     tuning_seeds=2,
     seeds=10,
 )
+
+optim = {
+    "sgd": OptimConfig(method="sgd", learning_rate=0.02, weight_decay=0.02, momentum=0.9),
+    "sam": OptimConfig(method="sam", learning_rate=0.1, weight_decay=3e-3, momentum=0.9, sam_rho=0.5),
+    "gam": OptimConfig(method="gam", learning_rate=0.1, weight_decay=3e-3, momentum=0.9, gam_rho=0.2, gam_alpha=2.0),
+    "sam+gam": OptimConfig(
+        method="sam+gam",
+        learning_rate=0.1,
+        weight_decay=0.01,
+        momentum=0.9,
+        sam_rho=0.05,
+        gam_rho=0.2,
+        gam_alpha=1.0,
+    ),
+}
+"""What ``compare`` chose at 30 % wrong labels."""
+
+train = TrainConfig(workdir=tyro.MISSING, optim=optim["gam"], noise=0.3)
