@@ -5,6 +5,9 @@ from importlib.metadata import version as _version
 from gam_jax._options import Options as Options
 from gam_jax._transform import Diagnostics as Diagnostics
 from gam_jax._transform import State as State
+from gam_jax.averaging import Swad as Swad
+from gam_jax.averaging import SwadState as SwadState
+from gam_jax.averaging import swad as swad
 from gam_jax.rules.accelerated_gam import accelerated_gam as accelerated_gam
 from gam_jax.rules.accelerated_gam import released_coefficients as released_coefficients
 from gam_jax.rules.c_flat import c_flat as c_flat

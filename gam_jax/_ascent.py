@@ -18,14 +18,15 @@ def wide_dtype(*leaves: Any) -> Any:
     return jnp.float64 if any(leaf.dtype == jnp.float64 for leaf in leaves) else jnp.float32
 
 
-def _wide(leaf: jax.Array) -> jax.Array:
+def widen(leaf: jax.Array) -> jax.Array:
+    """The array in float32, or in float64 if it is that."""
     return leaf.astype(wide_dtype(leaf))
 
 
 def global_norm(tree: PyTree) -> jax.Array:
     """The Euclidean norm over all leaves, scaled so that squares neither overflow nor underflow."""
     dtype = wide_dtype(*jax.tree.leaves(tree))
-    leaves = [_wide(leaf) for leaf in jax.tree.leaves(tree) if leaf.size]
+    leaves = [widen(leaf) for leaf in jax.tree.leaves(tree) if leaf.size]
     if not leaves:
         return jnp.zeros((), dtype)
     largest = jnp.stack([jnp.max(jnp.abs(leaf)).astype(dtype) for leaf in leaves]).max()
@@ -49,7 +50,7 @@ def normalize(tree: PyTree, eps: float | jax.Array) -> PyTree:
 
 def scale_by(factor: float | jax.Array, tree: PyTree) -> PyTree:
     """``factor * x``, in float32 or wider."""
-    return jax.tree.map(lambda x: jnp.asarray(factor, _wide(x).dtype) * _wide(x), tree)
+    return jax.tree.map(lambda x: jnp.asarray(factor, widen(x).dtype) * widen(x), tree)
 
 
 def add_scaled(tree: PyTree, factor: float | jax.Array, other: PyTree) -> PyTree:
@@ -64,7 +65,7 @@ def add_scaled(tree: PyTree, factor: float | jax.Array, other: PyTree) -> PyTree
 
 def subtract(a: PyTree, b: PyTree) -> PyTree:
     """``a - b`` in float32 or wider."""
-    return jax.tree.map(lambda x, y: _wide(x) - _wide(y), a, b)
+    return jax.tree.map(lambda x, y: widen(x) - widen(y), a, b)
 
 
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
@@ -108,7 +109,7 @@ class Metric:
 
     def _scaled(self, tree: PyTree) -> PyTree:
         if self.scaling is not None:
-            tree = jax.tree.map(lambda t, x: t * _wide(x), self.scaling, tree)
+            tree = jax.tree.map(lambda t, x: t * widen(x), self.scaling, tree)
         if self.mask is not None:
             tree = jax.tree.map(lambda keep, x: x if keep else jnp.zeros_like(x), self.mask, tree)
         return tree

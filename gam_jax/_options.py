@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, TypedDict, TypeVar, get_args
 
 import jax
@@ -81,21 +81,27 @@ class OptionArgs(TypedDict, total=False):
     eps: float | jax.Array
 
 
-def with_options(factory: Factory) -> Factory:
-    """Shows the shared options one by one in the signature of a factory that takes ``**options``.
+def show_options(options: type, names: Container[str]) -> Callable[[Factory], Factory]:
+    """Shows fields of a dataclass of options one by one in the signature of a function that takes ``**options``.
 
     So help() lists them, and optax.inject_hyperparams finds them.
     """
-    signature = inspect.signature(factory)
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    names = OptionArgs.__annotations__
-    shared = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
-        for f in dataclasses.fields(Options)
-        if f.name in names
-    ]
-    factory.__signature__ = signature.replace(parameters=[*own, *shared])
-    return factory
+
+    def show(factory: Factory) -> Factory:
+        signature = inspect.signature(factory)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        shared = [
+            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+            for f in dataclasses.fields(options)
+            if f.name in names
+        ]
+        factory.__signature__ = signature.replace(parameters=[*own, *shared])
+        return factory
+
+    return show
+
+
+with_options = show_options(Options, OptionArgs.__annotations__)
 
 
 def check_coefficient(name: str, value: Any, *, positive: bool = False, at_most: float = math.inf) -> None:

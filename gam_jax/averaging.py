@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gam_jax._ascent import _wide
+from gam_jax._ascent import widen
 from gam_jax._options import check_coefficient, check_params
 from gam_jax._types import PyTree
 
@@ -115,7 +115,7 @@ def swad(*, start_patience: int = 3, end_patience: int = 6, tolerance_ratio: flo
 
     def init(params: PyTree) -> SwadState:
         check_params(params, params)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros_like(_wide(jnp.asarray(leaf))), params)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros_like(widen(jnp.asarray(leaf))), params)
         stacked = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), zeros)
         none, nan = jnp.zeros((), jnp.int32), jnp.asarray(jnp.nan, jnp.float32)
         counts, losses = jnp.zeros(size, jnp.int32), jnp.full(size, nan)

@@ -1,15 +1,15 @@
 """Batches of a data set, read again and again: what counts as one, how many examples it holds, where it lies."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from gam_jax._options import show_options
 from gam_jax._types import PyTree
 
 ProgressFn = Callable[[int, int], None]
@@ -55,20 +55,7 @@ class DataArgs(TypedDict, total=False):
     check_determinism: bool
 
 
-Measure = TypeVar("Measure", bound=Callable[..., Any])
-
-
-def with_data_options(measure: Measure) -> Measure:
-    """Shows the options one by one in the signature of a function that takes ``**options``, as help() prints it."""
-    signature = inspect.signature(measure)
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    shared = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
-        for f in dataclasses.fields(DataOptions)
-    ]
-    measure.__signature__ = signature.replace(parameters=[*own, *shared])
-    return measure
-
+with_data_options = show_options(DataOptions, DataArgs.__annotations__)
 
 Read = Callable[[], Iterator[tuple[Any, ...]]]
 """Starts a pass: yields what the loss takes after the parameters, ``(batch,)``, or ``()`` for a loss without data."""

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gam_jax._ascent import _wide, cast_like
+from gam_jax._ascent import cast_like, widen
 from gam_jax._loss import bind
 from gam_jax._options import check_params
 from gam_jax._types import LossFn, PyTree
@@ -43,7 +43,7 @@ def _value(loss_fn: LossFn, has_aux: bool, params: PyTree, args: Any, *, trace: 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _gradient(loss_fn: LossFn, has_aux: bool, params: PyTree, args: Any) -> tuple[jax.Array, PyTree]:
     value, grad = jax.value_and_grad(functools.partial(_call, loss_fn, has_aux))(params, args)
-    return value, jax.tree.map(_wide, grad)
+    return value, jax.tree.map(widen, grad)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -52,7 +52,7 @@ def _product(loss_fn: LossFn, has_aux: bool, params: PyTree, v: PyTree, args: An
     loss = functools.partial(_call, loss_fn, has_aux)
     grad_and_value = lambda params: jax.value_and_grad(loss)(params, args)[::-1]  # noqa: E731
     _, product, value = jax.linearize(grad_and_value, params, has_aux=True)
-    return value, jax.tree.map(_wide, product(cast_like(v, params)))
+    return value, jax.tree.map(widen, product(cast_like(v, params)))
 
 
 @functools.partial(jax.jit, donate_argnums=0)

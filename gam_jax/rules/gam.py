@@ -59,7 +59,8 @@ def gam(
     Cost: 6 gradient evaluations, the caller's own included, when the compiler merges that one with this link's (see
     ``gam_jax/_linearize.py``). It cannot inside the ``lax.cond`` of ``interval > 1`` or when the loss scans over
     layers (7), nor entirely when the caller takes the argmax of the same logits (6.6 on the CPU, where XLA merges
-    argmax and max). :func:`gam_value_and_grad` costs 6 by construction. With ``num_microbatches`` 9. State: six scalars.
+    argmax and max). :func:`gam_value_and_grad` costs 6 by construction. With ``num_microbatches`` 9.
+    State: six scalars.
 
     Args:
       loss_fn: ``loss_fn(params, ...) -> scalar``. Its other arguments are passed to ``update`` by name, as in
