@@ -238,3 +238,21 @@ def test_value_and_grad_over_replicas(x64):
     fn = gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, axis_name="data")
     mapped = jax.jit(jax.shard_map(fn, mesh=make_mesh(), in_specs=(P(), P("data")), out_specs=P()))
     assert_same(mapped(params, batch), expected)
+
+
+@pytest.mark.parametrize("per_replica", [False, True], ids=["global", "per_replica"])
+def test_several_axes(per_replica, x64):
+    """axis_name may be a tuple; the mean over both axes is the mean over all devices."""
+    mesh = jax.make_mesh((2, 4), ("host", "chip"), axis_types=(AxisType.Auto,) * 2)
+    flat = chained("gam", axis_name="data", per_replica=per_replica)
+    expected = train(flat, make_params(), make_batches(), gradient=own_gradient, wrap=shard_map_step(make_mesh()))
+
+    def gradient(params, batch):
+        return jax.grad(loss_fn)(jax.lax.pcast(params, ("host", "chip"), to="varying"), batch)
+
+    def wrap(step):
+        in_specs = (P(), P(), P(("host", "chip")))
+        return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=(P(), P())))
+
+    tx = chained("gam", axis_name=("host", "chip"), per_replica=per_replica)
+    assert_same(train(tx, make_params(), make_batches(), gradient=gradient, wrap=wrap), expected)
