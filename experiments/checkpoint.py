@@ -46,7 +46,9 @@ class Run(NamedTuple):
         digest = hashlib.sha256()
         for leaf in jax.tree.leaves(self.params):
             digest.update(np.asarray(leaf).tobytes())
-        return {"config": self.config.identity(), "step": self.step, "parameters": digest.hexdigest()[:12]}
+        return {"name": self.name, "config": self.config.identity(), "step": self.step} | {
+            "parameters": digest.hexdigest()[:12]
+        }
 
 
 class Checkpoints:
@@ -82,11 +84,18 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def open_checkpoints(workdir: Path) -> Iterator[Checkpoints]:
-    """The checkpoints of a run. They hold arrays and JSON: nothing in them is ever run."""
-    handlers: Any = {"params": ocp.StandardCheckpointHandler(), "scores": ocp.JsonCheckpointHandler()}
-    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, cleanup_tmp_directories=True)
-    with ocp.CheckpointManager(workdir.absolute() / _FOLDER, options=options, item_handlers=handlers) as manager:
+    """The checkpoints of a run, for the one process that writes them."""
+    with _manager(workdir.absolute() / _FOLDER, write=True) as manager:
         yield Checkpoints(manager)
+
+
+def _manager(folder: Path, *, write: bool) -> ocp.CheckpointManager:
+    """Orbax on a folder. What it reads is arrays and JSON: nothing in a checkpoint is ever run."""
+    handlers: Any = {"params": ocp.StandardCheckpointHandler(), "scores": ocp.JsonCheckpointHandler()}
+    options = ocp.CheckpointManagerOptions(
+        create=write, cleanup_tmp_directories=write, enable_async_checkpointing=False
+    )
+    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
 def restore(place: Path) -> Run:
@@ -142,17 +151,16 @@ def _read(folder: Path, sizes: tuple[int, ...]) -> tuple[mlp.Params, Scores]:
     """The parameters and scores in the folder of one checkpoint."""
     expected = jax.eval_shape(lambda key: mlp.init(key, sizes), jax.random.key(0))
     try:
-        with ocp.StandardCheckpointer() as reader:
-            stored = reader.metadata(folder / "params").item_metadata.tree
-            _check_same_leaves(folder, stored, expected)
-            params = reader.restore(folder / "params", expected)
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            scores = reader.restore(folder / "scores")
+        with _manager(folder.parent, write=False) as manager:
+            stored = manager.item_metadata(int(folder.name))["params"]
+            _check_same_leaves(folder, stored.tree, expected)
+            parts = ocp.args.Composite(params=ocp.args.StandardRestore(expected), scores=ocp.args.JsonRestore())
+            found = manager.restore(int(folder.name), args=parts)
     except UserError:
         raise
     except (OSError, ValueError, KeyError, AttributeError, json.JSONDecodeError) as error:
         raise UserError(f"checkpoint {folder} is damaged or not a checkpoint: {error}") from error
-    return params, scores
+    return found["params"], found["scores"]
 
 
 def _check_same_leaves(folder: Path, stored: Any, expected: Any) -> None:

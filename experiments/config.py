@@ -214,12 +214,12 @@ class MeasureConfig:
 class FlatnessConfig(MeasureConfig):
     """Measures of flatness, of the mean loss over the whole training set with the labels that were trained on."""
 
-    rho: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+    rho: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
     """Radii of R0, the largest increase of the loss, and R1, rho times the largest gradient norm."""
     ascent_steps: int = 100
     """Ascent steps from each start, at most."""
-    restarts: int = 3
-    """Random starts of the ascent, beside the one at the parameters."""
+    restarts: int = 9
+    """Random starts of the ascent, beside the one at the parameters; the largest maximum found counts."""
     k: int = 50
     """Number of top Hessian eigenvalues."""
     trace_probes: int = 100

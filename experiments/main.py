@@ -5,13 +5,14 @@ import functools
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import rich.console
 import rich.progress
 import tyro
 
-from experiments.config import CompareConfig, TrainConfig, UserError
+from experiments.config import CompareConfig, FlatnessConfig, LandscapeConfig, MeasureConfig, TrainConfig, UserError
 from experiments.configs import CompareName, TrainName, load, load_train
 from experiments.optim import METHODS, Method
 
@@ -35,7 +36,7 @@ def _compare(settings: CompareConfig, command: str) -> None:
             report.write_markdown(settings, summary, store.records),
         ]
     print(report.table(summary))
-    print("wrote " + ", ".join(map(str, [*written, settings.workdir / "results.jsonl"])))
+    _print_written([*written, settings.workdir / "results.jsonl"])
 
 
 def _train(settings: TrainConfig, command: str) -> None:
@@ -50,6 +51,22 @@ def _train(settings: TrainConfig, command: str) -> None:
             scores = train(settings, store, checkpoints, bar)
     print(", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
     print(f"wrote {settings.workdir}: config.json, metrics.jsonl, checkpoints")
+
+
+def _measure(kind: str, settings: MeasureConfig, command: str) -> None:
+    from experiments import checkpoint, figures, measure
+
+    runs = [checkpoint.restore(place) for place in settings.checkpoint]
+    measure.check(settings, runs)
+    with _progress() as bar:
+        results = measure.measure_all(kind, runs, settings, bar)
+    if kind == "flatness":
+        print(figures.tables(results))
+    _print_written(figures.DRAW[kind](results, settings.output))
+
+
+def _print_written(paths: Sequence[Path]) -> None:
+    print("wrote " + ", ".join(map(str, paths)))
 
 
 def _progress() -> rich.progress.Progress:
@@ -100,7 +117,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         """
         return functools.partial(_train, settings)
 
-    commands: dict[str, Callable[..., Job]] = {"compare": compare, "train": train}
+    def flatness(settings: Annotated[FlatnessConfig, tyro.conf.arg(name="")]) -> Job:
+        """Measure how flat trained networks are, and draw them together.
+
+        The loss is the mean over the whole training set, with the labels that were trained on and without weight
+        decay. Writes to --output: RUN-STEP-flatness.json for each checkpoint, after every single measurement, and
+        flatness.png (R0 and R1 over rho), top_eigenvalues.png, spectral_density.png, local_minima.png.
+
+        Args:
+          settings: what to measure.
+        """
+        return functools.partial(_measure, "flatness", settings)
+
+    def landscape(settings: Annotated[LandscapeConfig, tyro.conf.arg(name="")]) -> Job:
+        """Draw the training loss around trained networks, along filter-normalised random directions.
+
+        Every network gets the same random directions, scaled filter by filter to its own weights (Li et al. 2018), and
+        all share one scale of colours. Writes to --output: RUN-STEP-landscape.json for each checkpoint, lines.png and
+        planes.png.
+
+        Args:
+          settings: what to draw.
+        """
+        return functools.partial(_measure, "landscape", settings)
+
+    commands: dict[str, Callable[..., Job]] = {
+        "compare": compare,
+        "train": train,
+        "flatness": flatness,
+        "landscape": landscape,
+    }
     try:
         job = tyro.extras.subcommand_cli_from_dict(
             commands,

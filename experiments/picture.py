@@ -1,7 +1,9 @@
 """The comparison as one picture: every final run as a dot, the mean and its standard error on top."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, cast
 
 import matplotlib
 
@@ -9,7 +11,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+from PIL import Image
 
 from experiments.config import CompareConfig
 from experiments.optim import LABELS
@@ -19,11 +23,28 @@ from experiments.summary import Estimate, Row, values
 COLORS = {"sgd": "#555555", "sam": "#0072b2", "gam": "#d55e00", "sam+gam": "#009e73"}
 
 
+def style() -> AbstractContextManager[None]:
+    """How all pictures look."""
+    return plt.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Writes a picture, whole or not at all, and closes it."""
+    figure.set_dpi(150)
+    figure.canvas.draw()
+    image = Image.fromarray(np.asarray(cast(Any, figure.canvas).buffer_rgba())).convert("RGB")
+    plt.close(figure)
+    partial = path.with_name("partial.png")
+    # 256 colours take a third of the bytes, and for flat colours they are enough.
+    image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(partial, optimize=True)
+    return partial.replace(path)
+
+
 def draw(config: CompareConfig, summary: Sequence[Row], records: Sequence[Record]) -> Path:
     """Test accuracy (top) and top Hessian eigenvalue (bottom), one column per noise level."""
     columns = len(config.noise)
     size = (1.6 + 1.15 * len(config.methods) * columns, 6.4)
-    with plt.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
+    with style():
         figure, axes = plt.subplots(2, columns, figsize=size, sharex=True, sharey="row", squeeze=False)
         figure.set_layout_engine("constrained")
         for column, noise in enumerate(config.noise):
@@ -50,11 +71,7 @@ def draw(config: CompareConfig, summary: Sequence[Row], records: Sequence[Record
             f"pale dots: {config.seeds} seeds, strong dots: mean and standard error",
             fontsize=11,
         )
-        path = config.workdir / "comparison.png"
-        partial = path.with_name("partial.png")
-        figure.savefig(partial, dpi=150)
-        plt.close(figure)
-    return partial.replace(path)
+        return save(figure, config.workdir / "comparison.png")
 
 
 def _strip(axes: Axes, place: int, runs: np.ndarray, estimate: Estimate, color: str, form: str) -> None:

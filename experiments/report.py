@@ -35,7 +35,7 @@ def table(summary: Sequence[Row]) -> str:
         ]
         for row in summary
     ]
-    return _markdown([*header, "step time", "step FLOPs"], rows)
+    return markdown([*header, "step time", "step FLOPs"], rows)
 
 
 def write_csv(config: CompareConfig, records: Sequence[Record]) -> Path:
@@ -116,7 +116,7 @@ def _paired_table(config: CompareConfig, records: Sequence[Record]) -> str:
     for noise, (other, method) in itertools.product(config.noise, itertools.combinations(config.methods, 2)):
         found = difference(records, noise, method, other)
         rows.append([f"{noise:.0%}", f"{LABELS[method]} - {LABELS[other]}", *_cells(found, config.seeds)])
-    return _markdown(["wrong labels", "methods", "difference", "better in", "worse in", "equal in"], rows)
+    return markdown(["wrong labels", "methods", "difference", "better in", "worse in", "equal in"], rows)
 
 
 def _cells(found: Difference, seeds: int) -> list[str]:
@@ -136,7 +136,7 @@ def _chosen_table(config: CompareConfig, records: Sequence[Record]) -> str:
             chosen = [f"{record['hyperparameters'].get(name, '')}" for name in _ALL]
             validation = f"{sum(scores) / len(scores):.2f}"
             rows.append([f"{record['noise']:.0%}", LABELS[record["method"]], *chosen, validation])
-    return _markdown(["wrong labels", "method", *_ALL, "validation accuracy %"], rows)
+    return markdown(["wrong labels", "method", *_ALL, "validation accuracy %"], rows)
 
 
 def _grid_table(config: CompareConfig) -> str:
@@ -145,7 +145,7 @@ def _grid_table(config: CompareConfig) -> str:
         + [f"{config.trials} of {grid_size(config, method)}"]
         for method in config.methods
     ]
-    return _markdown(["grid", *_ALL, "points tried"], rows)
+    return markdown(["grid", *_ALL, "points tried"], rows)
 
 
 def _values(config: CompareConfig, name: str) -> str:
@@ -170,7 +170,7 @@ def _signed(estimate: Estimate) -> str:
     return f"{estimate.mean:+.2f} ± {estimate.error:.2f}"
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [header, ["-" * width for width in widths], *rows]

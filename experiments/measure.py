@@ -1,0 +1,175 @@
+"""Measures restored checkpoints one quantity at a time, and writes each to JSON as soon as it is there."""
+
+import functools
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import rich.progress
+
+from experiments.checkpoint import Run
+from experiments.config import FlatnessConfig, LandscapeConfig, MeasureConfig, UserError, require
+from experiments.fit import evaluate, loss_fn
+from experiments.store import provenance, read_json, refuse_other, write_json
+from gam_jax import flatness
+
+Plan = dict[str, Callable[[], Any]]
+"""Measurements by name. Each returns something that :func:`plain` makes JSON of."""
+Result = dict[str, Any]
+"""The JSON of one checkpoint: what it is, the settings, the versions, and what was measured, by name."""
+
+
+def flatness_plan(run: Run, settings: FlatnessConfig) -> Plan:
+    """Flatness in every sense, of the training loss."""
+    key = jax.random.key(settings.seed)
+    of: Any = {"loss_fn": loss_fn, "params": run.params, "batches": [run.train]}  # one batch: all examples
+    ascent: Any = {"num_steps": settings.ascent_steps, "num_restarts": settings.restarts}
+    lanczos: Any = {"num_probes": settings.density_probes, "num_steps": settings.density_steps, "grid": np.zeros(1)}
+    walk: Any = {"num_directions": settings.directions}
+
+    def maximum(measure: Callable[..., flatness.Flatness], rho: float) -> dict[str, Any]:
+        return _maximum(rho, measure(**of, **ascent, rho=rho, key=key))
+
+    radii: Plan = {
+        f"{measure.__name__} rho={rho}": functools.partial(maximum, measure, rho)
+        for measure in (flatness.zeroth_order_flatness, flatness.first_order_flatness)
+        for rho in settings.rho
+    }
+    return {
+        "point": lambda: _point(run),
+        **radii,
+        "top_eigenvalues": lambda: flatness.hessian_top_eigenvalues(**of, k=settings.k, key=key),
+        "trace": lambda: flatness.hessian_trace(**of, key=key, num_probes=settings.trace_probes),
+        "density": lambda: _density(flatness.hessian_density(**of, **lanczos, key=key)),
+        "local_minima": lambda: _extrema(flatness.count_local_minima(**of, **walk, key=key)),
+    }
+
+
+def landscape_plan(run: Run, settings: LandscapeConfig) -> Plan:
+    """Slices of the training loss. Every run gets the same random directions, each in units of its own filters."""
+    key = jax.random.key(settings.seed)
+    directions = flatness.filter_normalized_directions(run.params, key=key, num=settings.directions)
+    x = np.linspace(-settings.radius, settings.radius, settings.points)
+    along = functools.partial(flatness.loss_slice, loss_fn, run.params, [run.train], x=x)
+    lines: Plan = {f"line {i}": functools.partial(along, direction) for i, direction in enumerate(directions)}
+    return {**lines, "plane": functools.partial(along, *directions[:2])}
+
+
+PLANS: dict[str, Callable[[Run, Any], Plan]] = {"flatness": flatness_plan, "landscape": landscape_plan}
+
+
+def check(settings: MeasureConfig, runs: Sequence[Run]) -> None:
+    """Refuses what cannot be measured or written; call it before anything is measured.
+
+    Raises:
+      UserError: for two checkpoints of one name, more eigenvalues than parameters, a folder that is not writable.
+    """
+    names = [run.name for run in runs]
+    for name in names:
+        require(
+            names.count(name) == 1,
+            f"two of the checkpoints are called {name!r}, after their folders, and would be written to one file: "
+            "rename a folder",
+        )
+    for run in runs:
+        size = sum(leaf.size for leaf in jax.tree.leaves(run.params))
+        k = getattr(settings, "k", 1)
+        require(k <= size, f"k must be at most the number of parameters, {size} in {run.name}, got k={k}")
+    try:
+        settings.output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.output):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write results to --output {settings.output}: {error}") from error
+
+
+def measure_all(
+    kind: str, runs: Sequence[Run], settings: MeasureConfig, progress: rich.progress.Progress
+) -> list[Result]:
+    """Measures each run into ``OUTPUT/RUN-STEP-KIND.json``, as far as it does not hold it yet.
+
+    Args:
+      kind: of the measurements, "flatness" or "landscape".
+      runs: the checkpoints.
+      settings: of this kind.
+      progress: where to show progress.
+
+    Raises:
+      UserError: if a file holds other measurements or cannot be written, or a measurement refuses its input.
+    """
+    plans = [PLANS[kind](run, settings) for run in runs]
+    paths = [settings.output / f"{run.name}-{kind}.json" for run in runs]
+    results = [_open(path, run, settings) for path, run in zip(paths, runs, strict=True)]
+    bar = progress.add_task("", total=sum(map(len, plans)))
+    for run, plan, path, result in zip(runs, plans, paths, results, strict=True):
+        for name, quantity in plan.items():
+            progress.update(bar, description=f"{run.name}: {name}")
+            if name not in result["measured"]:
+                try:
+                    result["measured"][name] = plain(quantity())
+                    write_json(path, result)
+                except (OSError, ValueError) as error:
+                    raise UserError(f"{run.name}, {name}: {error}") from error
+            progress.advance(bar)
+    return results
+
+
+def _open(path: Path, run: Run, settings: MeasureConfig) -> Result:
+    """What the file holds so far."""
+    result = {"checkpoint": run.identity(), "settings": settings.identity(), "made_with": provenance()}
+    if not path.exists():
+        return result | {"measured": {}}
+    there = read_json(path)
+    require(isinstance(there, dict) and "measured" in there, f"{path} is not a file of measurements: delete it")
+    refuse_other(path, {name: there[name] for name in there if name != "measured"}, result, "--output")
+    return result | {"measured": there["measured"]}
+
+
+def plain(value: Any) -> Any:
+    """Numbers, arrays and what is made of them as JSON holds them; None for inf and NaN."""
+    value = getattr(value, "_asdict", lambda: value)()
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _point(run: Run) -> dict[str, float]:
+    gradient = jax.jit(jax.grad(loss_fn))(run.params, jax.device_put(run.train))
+    scores = evaluate(run.params, run.train)
+    return scores._asdict() | {
+        "test_accuracy": run.scores["test_accuracy"],
+        "gradient_norm": float(optax.tree.norm(gradient)),
+        "parameter_norm": float(optax.tree.norm(run.params)),
+    }
+
+
+def _maximum(rho: float, found: flatness.Flatness) -> dict[str, Any]:
+    """Without the maximiser; of the history where each ascent ended, which says whether they agree."""
+    return {
+        "rho": rho,
+        "value": found.value,
+        "distance": found.distance,
+        "stationarity": found.stationarity,
+        "ends": found.history[:, -1],
+    }
+
+
+def _density(found: flatness.SpectralDensity) -> dict[str, Any]:
+    """Without the density on a grid, which follows from nodes and weights for any bandwidth."""
+    fields = found._asdict()
+    return {name: fields[name] for name in ("nodes", "weights", "moments", "moments_standard_error")}
+
+
+def _extrema(found: flatness.LocalExtrema) -> dict[str, Any]:
+    fields = found._asdict()
+    del fields["losses"]
+    return fields
