@@ -244,7 +244,7 @@ class LandscapeConfig(MeasureConfig):
     """Slices of the training loss along random filter-normalised directions, the same for every checkpoint."""
 
     points: int = 51
-    """Points along each axis."""
+    """Points along each axis; odd, so that the middle one is the network."""
     radius: float = 1.0
     """Where the axes end; at 1 a direction is as long as the weights, filter by filter."""
     directions: int = 10
@@ -252,6 +252,6 @@ class LandscapeConfig(MeasureConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        require_at_least(self, 3, "points")
+        require(self.points >= 3 and self.points % 2 == 1, f"points must be odd and at least 3, got {self.points}")
         require_at_least(self, 2, "directions")
         require(math.isfinite(self.radius) and self.radius > 0, f"radius must be > 0, got {self.radius}")

@@ -49,7 +49,7 @@ def _run(result: Result) -> str:
     return result["checkpoint"]["name"].rpartition("-")[0]
 
 
-def tables(results: Sequence[Result]) -> str:
+def flatness_tables(results: Sequence[Result]) -> str:
     """The measured numbers, aligned for a terminal and valid Markdown at once."""
     header = ["run", "training loss", "training accuracy %", "test accuracy %", "gradient norm"]
     header += ["parameter norm", "top eigenvalue", "trace", "local minima"]
@@ -77,6 +77,18 @@ def tables(results: Sequence[Result]) -> str:
     return markdown(header, rows) + "\n\n" + markdown(by_radius[0], by_radius[1:])
 
 
+def landscape_table(results: Sequence[Result]) -> str:
+    """How far the loss rises towards both ends of the one-dimensional slices: mean and standard error over them."""
+    rows, x = [], np.zeros(1)
+    for look, result in zip(looks(results), results, strict=True):
+        x, losses = _slices(result)
+        middle = losses[:, len(x) // 2]
+        rises = (losses[:, 0] + losses[:, -1]) / 2 - middle
+        error = rises.std(ddof=1) / len(rises) ** 0.5
+        rows.append([look.label, f"{middle[0]:.3f}", f"{rises.mean():.3f} ± {error:.3f}"])
+    return markdown(["run", "training loss", f"rise at distance {x[-1]:g}"], rows)
+
+
 def draw_flatness(results: Sequence[Result], folder: Path) -> list[Path]:
     """All pictures of ``flatness``."""
     with style():
@@ -102,7 +114,7 @@ def _curve(result: Result, kind: str) -> list[Any]:
 
 def _flatness(results: Sequence[Result], path: Path) -> Path:
     """R0 and R1 over the radius; pale dots are where the other starts of the ascent ended."""
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.4), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(9.0, 4.2), layout="constrained")
     for axis, kind, factor in zip(axes, _KINDS, (0.5, 1.0), strict=True):
         for look, result in zip(looks(results), results, strict=True):
             found = _curve(result, kind)
@@ -193,9 +205,7 @@ def _local_minima(results: Sequence[Result], path: Path) -> Path:
 def _lines(results: Sequence[Result], path: Path) -> Path:
     figure, axis = plt.subplots(figsize=(6.2, 4.2), layout="constrained")
     for look, result in zip(looks(results), results, strict=True):
-        lines = [m for name, m in result["measured"].items() if name.startswith("line")]
-        x = np.array(lines[0]["x"])
-        losses = np.array([line["values"] for line in lines], float)
+        x, losses = _slices(result)
         for loss in losses:
             axis.plot(x, loss, look.line, color=look.color, alpha=0.2, linewidth=0.8)
         axis.plot(x, losses.mean(0), look.line, color=look.color, linewidth=2.2, label=look.label)
@@ -205,10 +215,16 @@ def _lines(results: Sequence[Result], path: Path) -> Path:
     return save(figure, path)
 
 
+def _slices(result: Result) -> tuple[np.ndarray, np.ndarray]:
+    """The coordinates of the one-dimensional slices, and their losses, [slices, points]."""
+    lines = [m for name, m in result["measured"].items() if name.startswith("line")]
+    return np.array(lines[0]["x"]), np.array([line["values"] for line in lines], float)
+
+
 def _planes(results: Sequence[Result], path: Path) -> Path:
     columns = min(4, len(results))
     rows = -(-len(results) // columns)
-    size = (1.1 + 2.9 * columns, 0.2 + 2.75 * rows)
+    size = (1.1 + 2.9 * columns, 0.4 + 2.75 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
     figure.set_layout_engine("compressed")
     planes = [result["measured"]["plane"] for result in results]
@@ -221,11 +237,16 @@ def _planes(results: Sequence[Result], path: Path) -> Path:
         axis.plot(0, 0, "+", color="white", markersize=8)
         axis.set_title(look.label, color=look.color, weight="bold", fontsize=11)
         axis.set_aspect("equal")
+    for axis in axes[-1]:
+        axis.set_xlabel("first direction")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("second direction")
     for axis in axes.flat[len(results) :]:
         axis.set_visible(False)
     figure.colorbar(drawn, ax=axes, label="training loss", format="%.3g")
     return save(figure, path)
 
 
+TABLES = {"flatness": flatness_tables, "landscape": landscape_table}
 DRAW = {"flatness": draw_flatness, "landscape": draw_landscape}
-"""The pictures of each kind of measurements."""
+"""Numbers and pictures of each kind of measurements."""

@@ -49,7 +49,11 @@ def _train(settings: TrainConfig, command: str) -> None:
     with open_store(settings.workdir, settings.identity(), "metrics.jsonl", ("step",)) as store:
         with open_checkpoints(settings.workdir) as checkpoints, _progress() as bar:
             scores = train(settings, store, checkpoints, bar)
-    print(", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+    print(
+        ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in scores.items()
+        )
+    )
     print(f"wrote {settings.workdir}: config.json, metrics.jsonl, checkpoints")
 
 
@@ -60,8 +64,7 @@ def _measure(kind: str, settings: MeasureConfig, command: str) -> None:
     measure.check(settings, runs)
     with _progress() as bar:
         results = measure.measure_all(kind, runs, settings, bar)
-    if kind == "flatness":
-        print(figures.tables(results))
+    print(figures.TABLES[kind](results))
     _print_written(figures.DRAW[kind](results, settings.output))
 
 

@@ -92,6 +92,7 @@ def test_landscape_is_what_the_library_measures_along_one_set_of_directions(trai
     for place, result in zip(trained, results(measured, "landscape"), strict=True):
         run = restore(Path(place))
         directions = flatness.filter_normalized_directions(run.params, key=jax.random.key(0), num=3)
+        assert list(result["measured"]) == ["line 0", "line 1", "line 2", "plane"]
         for i, direction in enumerate(directions):
             expected = flatness.loss_slice(loss_fn, run.params, [run.train], direction, x=x)
             assert result["measured"][f"line {i}"] == {"x": x.tolist(), "y": None, "values": expected.values.tolist()}
@@ -116,7 +117,7 @@ write, left = Path.write_text, int(sys.argv[1])
 
 def interrupted(path, text, **options):
     global left
-    left -= path.name.endswith(".json.partial")
+    left -= ".json" in path.name
     write(path, text if left else text[: len(text) // 2], **options)
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -132,7 +133,6 @@ def test_a_killed_measurement_ends_in_the_same_file(trained, measured, tmp_path,
     assert died.returncode == -signal.SIGKILL and "Traceback" not in died.stderr
     kept = read(tmp_path, "sgd-8-flatness")["measured"]
     assert list(kept) == ["point", "zeroth_order_flatness rho=0.1", "zeroth_order_flatness rho=0.5"]
-    monkeypatch.setattr(flatness, "zeroth_order_flatness", flatness.zeroth_order_flatness)
     monkeypatch.setattr("experiments.measure._point", lambda run: pytest.fail("measured again"))
     assert main(command) == 0
     name = "sgd-8-flatness.json"
@@ -152,7 +152,7 @@ def test_pictures_and_tables(measured, capsys):
     for name in ("flatness", "top_eigenvalues", "spectral_density", "local_minima", "lines", "planes"):
         assert (measured / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     found = results(measured, "flatness")
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in figures.tables(found).splitlines()]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in figures.flatness_tables(found).splitlines()]
     sam = found[1]["measured"]
     assert cells[3][0] == "SAM" and cells[3][1] == f"{sam['point']['loss']:.3f}"
     assert cells[3][6] == f"{sam['top_eigenvalues']['values'][0]:.2f}"
@@ -162,6 +162,14 @@ def test_pictures_and_tables(measured, capsys):
         for kind in ("zeroth", "first")
         for result in found
     ]
+
+
+def test_the_rise_of_the_loss_is_that_of_the_slices(measured):
+    found = results(measured, "landscape")
+    row = [cell.strip() for cell in figures.landscape_table(found).splitlines()[3].split("|")[1:-1]]
+    lines = [found[1]["measured"][f"line {i}"]["values"] for i in range(3)]
+    rises = [(line[0] + line[4]) / 2 - line[2] for line in lines]
+    assert row == ["SAM", f"{lines[0][2]:.3f}", f"{np.mean(rises):.3f} ± {np.std(rises, ddof=1) / 3**0.5:.3f}"]
 
 
 def test_one_colour_per_run_and_labels_that_tell_them_apart(measured):

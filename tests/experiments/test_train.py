@@ -147,6 +147,7 @@ def test_a_killed_run_ends_in_the_same_files(finished, tmp_path):
     (tmp_path / "checkpoints" / "10.orbax-checkpoint-tmp").mkdir()  # what a kill in a checkpoint leaves
     assert restore(tmp_path).step == 4
     assert main(command) == 0
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["10", "4"]
     for name in ("metrics.jsonl", "config.json"):
         assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
     jax.tree.map(np.testing.assert_array_equal, restore(tmp_path).params, restore(finished).params)
