@@ -92,9 +92,7 @@ def open_checkpoints(workdir: Path) -> Iterator[Checkpoints]:
 def _manager(folder: Path, *, write: bool) -> ocp.CheckpointManager:
     """Orbax on a folder. What it reads is arrays and JSON: nothing in a checkpoint is ever run."""
     handlers: Any = {"params": ocp.StandardCheckpointHandler(), "scores": ocp.JsonCheckpointHandler()}
-    options = ocp.CheckpointManagerOptions(
-        create=write, cleanup_tmp_directories=write, enable_async_checkpointing=False
-    )
+    options = ocp.CheckpointManagerOptions(create=write, enable_async_checkpointing=False)
     return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
