@@ -179,6 +179,7 @@ DIE = """
 import os, signal, sys
 from experiments import main, store
 write, left = os.write, int(sys.argv[2])
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests themselves run in the background
 
 def interrupted(descriptor, line):
     global left
