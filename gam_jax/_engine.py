@@ -70,6 +70,6 @@ class Engine:
         """Incoming updates: averaged over the replicas, unless that is left for the end."""
         return (as_varying if self.options.per_replica else mean_over)(self.options.axis_name, updates)
 
-    def after(self, updates: PyTree) -> PyTree:
-        """Outgoing updates: averaged over the replicas."""
-        return mean_over(self.options.axis_name, updates) if self.options.per_replica else updates
+    def after(self, results: PyTree) -> PyTree:
+        """What comes out: averaged over the replicas, which it is already unless each went its own way."""
+        return mean_over(self.options.axis_name, results) if self.options.per_replica else results

@@ -10,7 +10,6 @@ import optax
 from gam_jax._ascent import cast_like, wide_dtype
 from gam_jax._engine import Engine
 from gam_jax._loss import bind, named_arguments
-from gam_jax._mesh import mean_over
 from gam_jax._options import Options, check_coefficient, check_params
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 
@@ -84,7 +83,7 @@ def from_rule(
 
         def act() -> tuple[PyTree, Any]:
             new, seen = rule(engine, updates, **values)
-            return cast_like(new, updates), keep_finite(mean_over(options.axis_name, seen), state.diagnostics)
+            return cast_like(new, updates), keep_finite(engine.after(seen), state.diagnostics)
 
         new, seen = on_interval(options.interval, state.count, act, lambda: (updates, state.diagnostics))
         return engine.after(new), State(jnp.asarray(optax.safe_increment(state.count)), seen)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gam_jax._ascent import global_norm, scale_by
+from gam_jax._ascent import global_norm, scale_by, wide_dtype
 from gam_jax._types import PyTree
 from gam_jax.flatness._data import automatic
 
@@ -28,7 +28,7 @@ def random_like(key: jax.Array, tree: PyTree, kind: str = "normal") -> PyTree:
     leaves, structure = jax.tree.flatten(tree)
     draw = {"normal": jax.random.normal, "signs": jax.random.rademacher}[kind]
     keys = jax.random.split(key, len(leaves))
-    dtypes = [jnp.promote_types(leaf.dtype, jnp.float32) for leaf in leaves]
+    dtypes = [wide_dtype(leaf) for leaf in leaves]
     return jax.tree.unflatten(
         structure, [draw(k, leaf.shape, t) for k, leaf, t in zip(keys, leaves, dtypes, strict=True)]
     )
@@ -40,7 +40,7 @@ def unit_like(tree: PyTree, i: int) -> PyTree:
     leaves, structure = jax.tree.flatten(tree)
     units = []
     for leaf in leaves:
-        unit = (jnp.arange(leaf.size) == i).astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        unit = (jnp.arange(leaf.size) == i).astype(wide_dtype(leaf))
         units.append(unit.reshape(leaf.shape))
         i = i - leaf.size
     return jax.tree.unflatten(structure, units)
@@ -61,7 +61,7 @@ def _empty_basis(rows: int, like: PyTree) -> PyTree:
         sharding = _automatic_sharding(leaf)
         if sharding is not None:
             sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
-        dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+        dtype = wide_dtype(leaf)
         return jnp.zeros((rows, *leaf.shape), dtype, device=sharding)
 
     return jax.tree.map(zeros, like)

@@ -9,7 +9,6 @@ import optax
 from gam_jax._ascent import add_scaled, cast_like, cosine, global_norm, scale_by
 from gam_jax._engine import Engine
 from gam_jax._loss import bind
-from gam_jax._mesh import mean_over
 from gam_jax._options import OptionArgs, Options, check_coefficient, check_params, with_options
 from gam_jax._transform import Diagnostics, from_rule, on_interval, resolve
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
@@ -168,7 +167,7 @@ def gam_value_and_grad(
             return (point.value, point.aux), point.grad
 
         (value, aux), grads = on_interval(settings.interval, count, act, rest)
-        value, grads = mean_over(settings.axis_name, (value, grads))
+        value, grads = engine.after((value, grads))
         return ((value, aux), grads) if settings.has_aux else (value, grads)
 
     return value_and_grad
