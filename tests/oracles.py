@@ -1,5 +1,6 @@
 """Literal, slow, numpy float64 transcriptions of the paper's algorithms, with its equation and line numbers."""
 
+import jax
 import numpy as np
 
 XI = 1e-12
@@ -23,6 +24,13 @@ class LogisticQuartic:
         probability = 1 / (1 + np.exp(-self.y * (self.x @ w)))
         weight = probability * (1 - probability)
         return self.x.T @ (weight[:, None] * self.x) / len(self.y) + np.diag(3 * self.quartic * w**2)
+
+
+class Dense:
+    """Any loss of one flat vector, with its gradient and its whole Hessian, in the form that the algorithms take."""
+
+    def __init__(self, loss):
+        self.gradient, self.hessian = jax.grad(loss), jax.hessian(loss)
 
 
 def algorithm_1(loss, w, h_loss, rho, alpha):

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 import gam_jax
+from tests import oracles
 from tests.family import FAMILY
 from tests.problems import cross_entropy, mlp
 
@@ -116,11 +117,8 @@ def test_flax_nnx(x64):
 def assert_equals_flat_gam(grads, params, loss, rtol=1e-9):
     """GAM of the loss as a function of one flat vector, by dense Hessian."""
     flat, unravel = jax.flatten_util.ravel_pytree(params)
-    of_flat = lambda w: loss(unravel(w))  # noqa: E731
-    unit = lambda x: x / jnp.linalg.norm(x)  # noqa: E731
-    hessian = jax.hessian(of_flat)
-    adversary = flat + 0.1 * unit(hessian(flat) @ unit(jax.grad(of_flat)(flat)))
-    expected = jax.grad(of_flat)(flat) + 0.05 * hessian(adversary) @ unit(jax.grad(of_flat)(adversary))
+    dense = oracles.Dense(lambda w: loss(unravel(w)))
+    expected = oracles.algorithm_1(dense, flat, dense.gradient(flat), rho=0.1, alpha=0.5)
     np.testing.assert_allclose(jax.flatten_util.ravel_pytree(grads)[0], expected, rtol=rtol, atol=1e-11)
 
 

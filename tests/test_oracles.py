@@ -151,9 +151,8 @@ def flattened(problem):
 def test_against_dense_hessians(name, hvp, x64):
     problem = PROBLEMS[name]()
     w, loss = flattened(problem)
-    gradient, hessian = jax.grad(loss), jax.hessian(loss)
-    dense = type("Dense", (), {"gradient": staticmethod(gradient), "hessian": staticmethod(hessian)})
-    expected = oracles.algorithm_1(dense, w, gradient(w), rho=0.1, alpha=0.5)
+    dense = oracles.Dense(loss)
+    expected = oracles.algorithm_1(dense, w, dense.gradient(w), rho=0.1, alpha=0.5)
     _, grads = gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5, hvp=hvp)(problem.params, problem.batch)
     np.testing.assert_allclose(jax.flatten_util.ravel_pytree(grads)[0], expected, atol=1e-10, rtol=0)
 
