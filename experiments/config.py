@@ -28,14 +28,15 @@ def require_distinct(name: str, values: tuple[Any, ...], verb: str = "name") -> 
     )
 
 
-def require_at_least(config: Any, least: int, *names: str) -> None:
+def require_at_least(config: Any, least: int, *names: str, prefix: str = "") -> None:
     """Raises :class:`UserError` unless each of these fields is that large."""
     for name in names:
-        require(getattr(config, name) >= least, f"{name} must be at least {least}, got {getattr(config, name)}")
+        value = getattr(config, name)
+        require(value >= least, f"{prefix}{name} must be at least {least}, got {value}")
 
 
-def _require_noise(noise: float) -> None:
-    require(0 <= noise <= 1, f"noise must be a fraction in [0, 1], got {noise} (30 % is 0.3)")
+def _require_fraction(name: str, value: float) -> None:
+    require(0 <= value <= 1, f"{name} must be a fraction in [0, 1], got {value} (30 % is 0.3)")
 
 
 def _require_momentum(momentum: float) -> None:
@@ -52,6 +53,93 @@ class DigitsConfig:
     """Training images, drawn for each seed from the rest; what then remains is its validation set."""
     split_seed: int = 0
     """Which images are the test set."""
+
+
+DataName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "imagenet", "cars", "pets", "food101"]
+"""Data sets that a network can be trained on."""
+Augmentation = Literal["none", "basic", "cutout", "randaugment", "autoaugment"]
+"""Of training images: nothing; random crop and flip; and on top of these Cutout, RandAugment, AutoAugment."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """A data set, its split, its wrong labels, and its augmentation."""
+
+    name: DataName
+    """The data set."""
+    folder: Path | None = None
+    """Where tfds keeps its data sets; if not given, the environment variable TFDS_DATA_DIR, then tfds' own default."""
+    validation: float = 0.1
+    """Fraction of the training images that is set aside to choose by; with 0 nothing is, and the test set decides."""
+    train_size: int | None = None
+    """Train on only this many of the remaining training images."""
+    noise: float = 0.0
+    """Fraction of the training labels that is replaced by a wrong one, each other class equally likely."""
+    augment: Augmentation = "basic"
+    """Augmentation of training images."""
+    image_size: int | None = None
+    """Resize images to this height and width; if not given, the size that the data set has."""
+    split_seed: int = 0
+    """Which images are set aside, and which are trained on where train_size is given."""
+    workers: int = 0
+    """Processes that decode images, for data sets that do not fit into memory; with 0, threads of this one."""
+
+    def __post_init__(self):
+        _require_fraction("data.noise", self.noise)
+        _require_fraction("data.validation", self.validation)
+        require(self.validation < 1, f"data.validation must leave something to train on, got {self.validation}")
+        require_at_least(self, 0, "split_seed", "workers", prefix="data.")
+        for name in ("train_size", "image_size"):
+            if getattr(self, name) is not None:
+                require_at_least(self, 1, name, prefix="data.")
+
+
+ModelName = Literal[
+    "mlp",
+    "resnet18",
+    "resnet20",
+    "resnet50",
+    "resnet101",
+    "wrn28_2",
+    "wrn28_10",
+    "pyramidnet110",
+    "resnext",
+    "vit",
+    "vit_s32",
+    "vit_b32",
+    "efficientnet_b0",
+    "swin_t",
+]
+"""Networks."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A network. An option that a network does not have is refused."""
+
+    name: ModelName
+    """The network."""
+    width: float = 1.0
+    """Factor on the number of channels; 1 is the published network."""
+    hidden: tuple[int, ...] = (128, 128)
+    """Widths of the hidden layers of mlp."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters, statistics and logits are float32."""
+    remat: bool = False
+    """Compute the activations of each block anew in the backward pass, for less memory."""
+    dropout: float = 0.0
+    """Probability of dropping a feature before the classifier."""
+    drop_path: float = 0.0
+    """Probability of dropping the last residual branch; linearly less for the ones before it."""
+    pretrained: Path | None = None
+    """Start from the weights in this .safetensors file."""
+
+    def __post_init__(self):
+        require(math.isfinite(self.width) and self.width > 0, f"model.width must be a number > 0, got {self.width}")
+        require(all(n >= 1 for n in self.hidden), f"model.hidden must hold widths >= 1, got {self.hidden}")
+        for name in ("dropout", "drop_path"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"model.{name} must be a probability in [0, 1), got {value}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +228,7 @@ class CompareConfig(RunConfig):
         require(2 <= self.seeds <= 1000, f"seeds must be in 2 ... 1000 (a standard error needs 2), got {self.seeds}")
         _require_momentum(self.momentum)
         for noise in self.noise:
-            _require_noise(noise)
+            _require_fraction("noise", noise)
         for method in self.methods:
             require(method in METHODS, f"unknown method {method!r}{nearest(method, METHODS)}")
         require_distinct("methods", self.methods)
@@ -167,7 +255,7 @@ class TrainConfig(RunConfig):
     def __post_init__(self):
         super().__post_init__()
         require_at_least(self, 0, "seed")
-        _require_noise(self.noise)
+        _require_fraction("noise", self.noise)
         _require_momentum(self.optim.momentum)
         names = HYPERPARAMETERS[self.optim.method]
         for field in dataclasses.fields(OptimConfig):
