@@ -1,4 +1,4 @@
-"""Data: scikit-learn's handwritten digits, split per seed, with seeded label noise on the training labels."""
+"""scikit-learn's handwritten digits, split per seed, with seeded label noise on the training labels."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,7 @@ import numpy as np
 import sklearn.datasets
 
 from experiments.config import DigitsConfig, require
+from experiments.data.draws import label_offsets
 
 NUM_CLASSES = 10
 
@@ -32,25 +33,33 @@ def digits(config: DigitsConfig, noise: float, seed: int) -> Split:
     The test set is the same for all seeds. From the other images each seed draws its training set, and keeps the rest
     as its validation set. A fraction ``noise`` of the training labels is wrong.
     """
-    pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
-    x, y = (pixels / 16).astype(np.float32), labels.astype(np.int32)
+    pixels, y = load_digits()
+    x = (pixels / 16).astype(np.float32)
     rest = len(y) - config.test_size
     require(
         config.test_size >= 1 and 1 <= config.train_size < rest,
         f"{len(y)} images leave no validation set with data.test_size={config.test_size} and "
         f"data.train_size={config.train_size}",
     )
-    shuffled = np.random.default_rng(config.split_seed).permutation(len(y))
-    test, pool = np.split(shuffled, [config.test_size])
+    pool, test = pool_and_test(len(y), config)
     rng = np.random.default_rng([config.split_seed, seed])
     train, validation = np.split(rng.permutation(pool), [config.train_size])
     noisy = flip_labels(rng, y[train], noise)
     return Split(Examples(x[train], noisy), Examples(x[validation], y[validation]), Examples(x[test], y[test]))
 
 
+def load_digits() -> tuple[np.ndarray, np.ndarray]:
+    """All pixels, 0 ... 16, as float64 of shape (1797, 64), and all labels, int32."""
+    pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
+    return pixels, labels.astype(np.int32)
+
+
+def pool_and_test(size: int, config: DigitsConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Which images may be trained on, and which are the test set."""
+    test, pool = np.split(np.random.default_rng(config.split_seed).permutation(size), [config.test_size])
+    return pool, test
+
+
 def flip_labels(rng: np.random.Generator, labels: np.ndarray, fraction: float) -> np.ndarray:
     """Symmetric noise: exactly ``round(fraction * n)`` labels become another class, each other one equally likely."""
-    chosen = rng.permutation(len(labels))[: round(fraction * len(labels))]
-    flipped = labels.copy()
-    flipped[chosen] = (labels[chosen] + rng.integers(1, NUM_CLASSES, len(chosen))) % NUM_CLASSES
-    return flipped
+    return (labels + label_offsets(rng, len(labels), fraction, NUM_CLASSES)) % NUM_CLASSES

@@ -1,0 +1,117 @@
+"""Small data sets: decoded once into one array; a batch is a gather from it."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.config import DataConfig, DigitsConfig, UserError
+from experiments.data.batches import Batch, Part, evaluation_rows
+from experiments.data.catalogue import DATA_SETS, DataSet
+from experiments.data.digits import load_digits, pool_and_test
+from experiments.data.draws import epoch_order, generator, label_offsets, split
+from experiments.data.images import decode, pixels, resize_all
+from experiments.data.prepared import Prepared, folder_of
+
+_CHUNK = 1000
+"""Records read at once."""
+
+
+class Images(NamedTuple):
+    """Images (n, height, width, channels), uint8, and labels (n,), int32."""
+
+    image: np.ndarray
+    label: np.ndarray
+
+    def take(self, chosen: np.ndarray) -> "Images":
+        return Images(self.image[chosen], self.label[chosen])
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPipeline:
+    """The batches of a data set in memory; see :class:`experiments.data.batches.Pipeline`.
+
+    Process p of P gets the p-th of P equal blocks of rows of every batch.
+    """
+
+    data_set: DataSet
+    parts: Mapping[Part, Images]
+    seed: int
+    batch_size: int
+    rows: slice
+
+    @classmethod
+    def open(
+        cls, config: DataConfig, *, seed: int, batch_size: int, process_index: int, process_count: int
+    ) -> "MemoryPipeline":
+        """See :func:`experiments.data.open_data`."""
+        data_set = DATA_SETS[config.name]
+        pool, test = _digits() if data_set.tfds_name is None else _load(data_set, config)
+        train, validation = (pool.take(chosen) for chosen in split(len(pool.label), config))
+        offsets = label_offsets(generator("noise", seed), len(train.label), config.noise, data_set.num_classes)
+        noisy = train._replace(label=(train.label + offsets) % data_set.num_classes)
+        share = batch_size // process_count
+        return cls(
+            data_set=data_set.resized(config.image_size),
+            parts={"train": noisy, "validation": validation, "test": test},
+            seed=seed,
+            batch_size=batch_size,
+            rows=slice(process_index * share, (process_index + 1) * share),
+        )
+
+    @property
+    def num_train(self) -> int:
+        return len(self.parts["train"].label)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.num_train // self.batch_size
+
+    def train(self, start_step: int) -> Iterator[Batch]:
+        first_epoch, done = divmod(start_step, self.steps_per_epoch)
+        for epoch in itertools.count(first_epoch):
+            order = epoch_order(self.seed, epoch, self.num_train)
+            for step in range(done if epoch == first_epoch else 0, self.steps_per_epoch):
+                chosen = order[step * self.batch_size : (step + 1) * self.batch_size][self.rows]
+                yield self._batch("train", chosen, np.ones(len(chosen), np.float32))
+
+    def evaluation(self, part: Part) -> Iterator[Batch]:
+        size = len(self.parts[part].label)
+        for start in range(0, evaluation_rows(size, self.batch_size), self.batch_size):
+            row = np.arange(start, start + self.batch_size)[self.rows]
+            yield self._batch(part, np.minimum(row, size - 1), (row < size).astype(np.float32))
+
+    def _batch(self, part: Part, chosen: np.ndarray, weight: np.ndarray) -> Batch:
+        image, label = self.parts[part].take(chosen)
+        return Batch(resize_all(image, self.data_set.image_shape[0]), label, chosen.astype(np.int32), weight)
+
+
+def _digits() -> tuple[Images, Images]:
+    """scikit-learn's digits: what may be trained on, and the test set that the comparison has."""
+    values, label = load_digits()
+    every = Images(values.reshape(-1, 8, 8, 1).astype(np.uint8), label)
+    pool, test = pool_and_test(len(label), DigitsConfig())
+    return every.take(pool), every.take(test)
+
+
+def _load(data_set: DataSet, config: DataConfig) -> tuple[Images, Images]:
+    """The training and the test split, decoded."""
+    prepared = Prepared(data_set, folder_of(config))
+    return _decoded(prepared, "train", data_set), _decoded(prepared, data_set.test_split, data_set)
+
+
+def _decoded(prepared: Prepared, name: str, data_set: DataSet) -> Images:
+    size = prepared.size(name)
+    found = Images(np.empty((size, *data_set.image_shape), np.uint8), np.empty(size, np.int32))
+    try:
+        source = prepared.records(name)
+        for start in range(0, size, _CHUNK):
+            chunk = source.__getitems__(range(start, min(start + _CHUNK, size)))
+            for i, record in enumerate(chunk, start):
+                found.image[i] = pixels(decode(record["image"], data_set.image_shape[-1]))
+                found.label[i] = record["label"]
+    except (OSError, RuntimeError, ValueError, IndexError) as error:
+        raise UserError(f"{prepared.place}, split {name!r}, cannot be read ({error}): prepare it again") from error
+    return found

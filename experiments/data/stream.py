@@ -1,0 +1,141 @@
+"""Large data sets: read, decoded and cropped by grain while training runs."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import absl.flags
+import grain
+import numpy as np
+
+from experiments.config import DataConfig
+from experiments.data.batches import Batch, Part, evaluation_rows
+from experiments.data.catalogue import DATA_SETS, DataSet
+from experiments.data.draws import generator, label_offsets, split
+from experiments.data.images import Box, centre_box, cut, decode, random_box
+from experiments.data.prepared import Prepared, folder_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """The examples of one part, each decoded when it is asked for.
+
+    Attributes:
+      records: of the split that they are in; see :meth:`experiments.data.prepared.Prepared.records`.
+      chosen: which of these they are.
+      offsets: what is added to their labels, modulo the number of classes.
+      data_set: the shape of the images, and the number of classes.
+    """
+
+    records: Any
+    chosen: np.ndarray
+    offsets: np.ndarray
+    data_set: DataSet
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def random_crop(self, index: int, rng: np.random.Generator) -> Batch:
+        """One example as training sees it: a random box of it."""
+        return self._example(index, 1, lambda width, height: random_box(rng, width, height))
+
+    def centre_crop(self, row: int) -> Batch:
+        """One row of an evaluation: the middle of an example. Rows beyond the last one repeat it with weight 0."""
+        index = min(row, len(self) - 1)
+        return self._example(index, row == index, centre_box)
+
+    def _example(self, index: int, weight: float, choose: Callable[[int, int], Box]) -> Batch:
+        record = self.records[int(self.chosen[index])]
+        size, _, channels = self.data_set.image_shape
+        image = decode(record["image"], channels)
+        return Batch(
+            image=cut(image, choose(*image.size), size),
+            label=np.asarray((record["label"] + self.offsets[index]) % self.data_set.num_classes, np.int32),
+            index=np.asarray(index, np.int32),
+            weight=np.asarray(weight, np.float32),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamPipeline:
+    """The batches of a data set on disk; see :class:`experiments.data.batches.Pipeline`.
+
+    Process p of P gets the rows p, p + P, p + 2 P, ... of every batch.
+    """
+
+    data_set: DataSet
+    parts: Mapping[Part, Examples]
+    seed: int
+    batch_size: int
+    process_index: int
+    process_count: int
+    augmented: bool
+    workers: int
+
+    @classmethod
+    def open(
+        cls, config: DataConfig, *, seed: int, batch_size: int, process_index: int, process_count: int
+    ) -> "StreamPipeline":
+        """See :func:`experiments.data.open_data`."""
+        data_set = DATA_SETS[config.name].resized(config.image_size)
+        prepared = Prepared(data_set, folder_of(config))
+        train, validation = split(prepared.size("train"), config)
+        noise = label_offsets(generator("noise", seed), len(train), config.noise, data_set.num_classes)
+
+        def examples(name: str, chosen: np.ndarray, offsets: np.ndarray | None = None) -> Examples:
+            clean = np.zeros(len(chosen), np.int32)
+            return Examples(prepared.records(name), chosen, clean if offsets is None else offsets, data_set)
+
+        return cls(
+            data_set=data_set,
+            parts={
+                "train": examples("train", train, noise),
+                "validation": examples("train", validation),
+                "test": examples(data_set.test_split, np.arange(prepared.size(data_set.test_split))),
+            },
+            seed=seed,
+            batch_size=batch_size,
+            process_index=process_index,
+            process_count=process_count,
+            augmented=config.augment != "none",
+            workers=config.workers,
+        )
+
+    @property
+    def num_train(self) -> int:
+        return len(self.parts["train"])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.num_train // self.batch_size
+
+    def train(self, start_step: int) -> Iterator[Batch]:
+        order, crop = (int(generator(purpose, self.seed).integers(2**32)) for purpose in ("order", "crop"))
+        epoch = grain.MapDataset.range(self.num_train).shuffle(seed=order)[: self.steps_per_epoch * self.batch_size]
+        examples = self.parts["train"]
+        rows = epoch.repeat()
+        # The crop is drawn for a row of the global batch, before the processes part: they see one and the same batch.
+        cropped = rows.random_map(examples.random_crop, seed=crop) if self.augmented else rows.map(examples.centre_crop)
+        return self._batches(cropped, start_step)
+
+    def evaluation(self, part: Part) -> Iterator[Batch]:
+        examples = self.parts[part]
+        rows = grain.MapDataset.range(evaluation_rows(len(examples), self.batch_size))
+        return self._batches(rows.map(examples.centre_crop), 0)
+
+    def _batches(self, rows: Any, start_step: int) -> Iterator[Batch]:
+        """This process' share of the rows, in batches from ``start_step`` on, decoded ahead.
+
+        Batches are made before the reading is parted among workers, so that they are the same for any number of these.
+        """
+        own = rows[self.process_index :: self.process_count].batch(self.batch_size // self.process_count)
+        threads = 1 if self.workers else min(16, os.cpu_count() or 1)
+        ahead = own[start_step:].to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
+        if self.workers:
+            if not absl.flags.FLAGS.is_parsed():  # grain's workers read these, and refuse to where nobody parsed them
+                absl.flags.FLAGS.mark_as_parsed()
+            ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
+        with contextlib.closing(iter(ahead)) as batches:
+            yield from batches
