@@ -1,54 +1,28 @@
-"""Checkpoints of training runs: written whole or not at all, and restored with all that they were trained on."""
+"""Checkpoints of a training run: the whole state, written whole or not at all, and checked when it is read."""
 
 import contextlib
-import hashlib
-import json
-import math
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, CustomSteps, LatestN
 
-from experiments.config import TrainConfig, UserError, require
-from experiments.data import Examples, Split, digits
-from experiments.fit import evaluate, layer_sizes
-from experiments.models import mlp
-from experiments.store import read_json
+from experiments.config import UserError, require
+from experiments.mesh import all_succeed, is_first
+from experiments.state import checksums
 
-_FOLDER = "checkpoints"
+FOLDER = "checkpoints"
 Scores = dict[str, Any]
+State = TypeVar("State")
 
 
-class Run(NamedTuple):
-    """A restored checkpoint.
-
-    Attributes:
-      name: of the run's folder, and the step.
-      config: what it was trained with.
-      step: training steps so far.
-      params: the parameters.
-      train: the examples that it was trained on, with their wrong labels.
-      scores: what was measured when it was saved.
-    """
-
-    name: str
-    config: TrainConfig
-    step: int
-    params: mlp.Params
-    train: Examples
-    scores: Scores
-
-    def identity(self) -> dict[str, Any]:
-        """What was measured, as JSON holds it: how it was trained, and a fingerprint of the parameters."""
-        digest = hashlib.sha256()
-        for leaf in jax.tree.leaves(self.params):
-            digest.update(np.asarray(leaf).tobytes())
-        return {"name": self.name, "config": self.config.identity(), "step": self.step} | {
-            "parameters": digest.hexdigest()[:12]
-        }
+class Damaged(UserError):
+    """A checkpoint that cannot be read, or does not hold what was saved."""
 
 
 class Checkpoints:
@@ -56,120 +30,157 @@ class Checkpoints:
 
     def __init__(self, manager: ocp.CheckpointManager):
         self._manager = manager
+        self._checksums = jax.jit(checksums)
 
-    def __contains__(self, step: int) -> bool:
-        return step in self._manager.all_steps()
-
-    def scores(self, step: int) -> Scores:
-        """What was measured when a checkpoint was saved."""
-        return self._manager.restore(step, args=ocp.args.Composite(scores=ocp.args.JsonRestore()))["scores"]
+    def steps(self) -> list[int]:
+        """The steps that there are checkpoints of, in order."""
+        return sorted(self._manager.all_steps())
 
     def last(self) -> str:
         """Where the last one is, in words."""
-        step = self._manager.latest_step()
-        return "No checkpoint was saved" if step is None else f"Saved before: {self._manager.directory / str(step)}"
+        steps = self.steps()
+        return f"The last good checkpoint is {self._place(steps[-1])}" if steps else "No checkpoint was saved"
 
-    def save(self, step: int, params: mlp.Params, scores: Scores) -> None:
-        """Writes one checkpoint; returns when it is on disk.
+    def save(self, step: int, state: Any, scores: Scores, accuracy: float | None) -> None:
+        """Begins to write a checkpoint. It is written while training goes on; :meth:`wait` waits for it.
+
+        Args:
+          step: of the state.
+          state: a pytree of arrays; may be donated at once.
+          scores: what was measured of it, as JSON holds it.
+          accuracy: what decides which checkpoint is the best one; None if it was not measured.
 
         Raises:
-          UserError: if the disk refuses.
+          UserError: if the disk refuses this one or refused the one before.
         """
-        parts = ocp.args.Composite(params=ocp.args.StandardSave(params), scores=ocp.args.JsonSave(scores))
+        record = {"checksums": jax.device_get(self._checksums(state)).tolist(), "scores": scores}
+        parts = ocp.args.Composite(state=ocp.args.StandardSave(_by_name(state)), record=ocp.args.JsonSave(record))
+        with self._explained(f"cannot write checkpoint {self._place(step)}"):
+            self._manager.save(step, args=parts, metrics=None if accuracy is None else {"accuracy": accuracy})
+
+    def wait(self) -> None:
+        """Returns when everything is on disk.
+
+        Raises:
+          UserError: if the disk refused.
+        """
+        with self._explained(f"cannot write a checkpoint to {self._manager.directory}"):
+            self._manager.wait_until_finished()
+
+    def restore(self, step: int, expected: State) -> tuple[State, Scores]:
+        """Reads one checkpoint.
+
+        Args:
+          step: of the state.
+          expected: a pytree of ``jax.ShapeDtypeStruct``; with shardings, if the arrays are to be divided.
+
+        Raises:
+          Damaged: if it cannot be read, or a checksum is wrong.
+          UserError: if it holds other arrays.
+        """
+        return all_succeed(functools.partial(self._restore, step, expected), elsewhere=Damaged)
+
+    def restore_last(self, expected: State, say: Callable[[str], None]) -> tuple[State, Scores] | None:
+        """The last checkpoint that is whole; damaged ones after it are set aside and named to ``say``."""
+        for step in reversed(self.steps()):
+            try:
+                return self.restore(step, expected)
+            except Damaged as error:
+                say(f"{error}; set aside, and going on from the one before")
+                self._set_aside(step)
+        return None
+
+    def _restore(self, step: int, expected: State) -> tuple[State, Scores]:
+        place = self._place(step)
+        names = _by_name(expected)
         try:
-            self._manager.save(step, args=parts)
-        except (OSError, ValueError) as error:  # tensorstore reports a full disk as a ValueError
-            raise UserError(f"cannot write checkpoint {self._manager.directory / str(step)}: {error}") from error
+            _check_same(place, self._manager.item_metadata(step)["state"].tree, names)
+            parts = ocp.args.Composite(state=ocp.args.StandardRestore(names), record=ocp.args.JsonRestore())
+            found = self._manager.restore(step, args=parts)
+            arrays, record = found["state"], found["record"]
+            state = jax.tree.unflatten(jax.tree.structure(expected), [arrays[name] for name in names])
+            seen = np.array(self._checksums(state))
+        except UserError:
+            raise
+        except Exception as error:  # orbax and tensorstore raise whatever they stumble over
+            raise Damaged(f"checkpoint {place} is damaged ({type(error).__name__}: {_first_line(error)})") from error
+        wrong = [name for name, a, b in zip(names, seen, record["checksums"], strict=True) if a != b]
+        if wrong:
+            raise Damaged(f"checkpoint {place} is damaged: {', '.join(wrong[:3])} are not what was saved")
+        return state, record["scores"]
+
+    def _set_aside(self, step: int) -> None:
+        aside = Path(self._manager.directory).parent / "damaged"
+        if is_first():
+            aside.mkdir(exist_ok=True)
+            number = sum(path.name.split("-")[0] == str(step) for path in aside.iterdir())
+            Path(self._place(step)).rename(aside / (f"{step}-{number}" if number else str(step)))
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("a damaged checkpoint was set aside")
+        self._manager.reload()
+
+    def _place(self, step: int) -> Path:
+        return Path(self._manager.directory) / str(step)
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:  # tensorstore reports a full disk as a ValueError
+            raise UserError(f"{what}: {_first_line(error)}. {self.last()}") from error
 
 
 @contextlib.contextmanager
-def open_checkpoints(workdir: Path) -> Iterator[Checkpoints]:
-    """The checkpoints of a run, for the one process that writes them."""
-    with _manager(workdir.absolute() / _FOLDER, write=True) as manager:
+def open_checkpoints(workdir: Path, *, keep: int = 1, always: tuple[int, ...] = ()) -> Iterator[Checkpoints]:
+    """The checkpoints of a run.
+
+    Args:
+      workdir: the folder of the run.
+      keep: number of latest ones to keep, beside the best one.
+      always: steps to keep, too.
+    """
+    best = BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
+    policy = AnyPreservationPolicy([LatestN(keep), CustomSteps(list(always)), best])
+    options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
+    with _manager(workdir, options) as manager:
         yield Checkpoints(manager)
 
 
-def _manager(folder: Path, *, write: bool) -> ocp.CheckpointManager:
+@contextlib.contextmanager
+def read_checkpoints(workdir: Path) -> Iterator[Checkpoints]:
+    """The checkpoints of a run that another process may still be writing."""
+    with _manager(workdir, ocp.CheckpointManagerOptions(create=False, read_only=True)) as manager:
+        yield Checkpoints(manager)
+
+
+def _manager(workdir: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
     """Orbax on a folder. What it reads is arrays and JSON: nothing in a checkpoint is ever run."""
-    handlers: Any = {"params": ocp.StandardCheckpointHandler(), "scores": ocp.JsonCheckpointHandler()}
-    options = ocp.CheckpointManagerOptions(create=write, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+    handlers: Any = {"state": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
+    return ocp.CheckpointManager(workdir.absolute() / FOLDER, options=options, item_handlers=handlers)
 
 
-def restore(place: Path) -> Run:
-    """Restores one checkpoint, its data and its labels.
-
-    Args:
-      place: the folder of a run, for its last checkpoint, or of one checkpoint.
-
-    Raises:
-      UserError: if there is none, if it does not fit the network of its config, or if the loss on the training
-        data is not the one that was recorded with it.
-    """
-    workdir, step = _locate(place.absolute())
-    config = _config(workdir, place)
-    split = _data(config, workdir)
-    params, scores = _read(workdir / _FOLDER / str(step), layer_sizes(config.hidden, split.train))
-    loss = evaluate(params, split.train).loss
-    require(
-        math.isclose(loss, scores["train_loss"], rel_tol=1e-3),
-        f"{place} was saved with a training loss of {scores['train_loss']:.6g}, and here it is {loss:.6g}: the data "
-        "or the network are not those that it was trained with",
-    )
-    return Run(f"{workdir.name}-{step}", config, step, params, split.train, scores)
+def _accuracy(metrics: Any) -> float:
+    return metrics["accuracy"]
 
 
-def _locate(place: Path) -> tuple[Path, int]:
-    """The folder of the run, and the step."""
-    require(place.is_dir(), f"there is no folder {place}: give --checkpoint the --workdir of a training run")
-    if place.parent.name == _FOLDER and place.name.isdigit():
-        return place.parent.parent, int(place.name)
-    require((place / "config.json").exists(), f"{place} is not the --workdir of a training run: no config.json in it")
-    folder = place / _FOLDER
-    steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    require(bool(steps), f"{place} holds no checkpoint: was it trained to half-time?")
-    return place, max(steps)
+def _by_name(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by their paths: what lies on the disk, without the classes of the tree."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _config(workdir: Path, place: Path) -> TrainConfig:
-    try:
-        return TrainConfig.of(workdir, read_json(workdir / "config.json")["config"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{place} is not a run of this version's `train` (config.json: {error!r})") from error
-
-
-def _data(config: TrainConfig, workdir: Path) -> Split:
-    try:
-        return digits(config.data, config.noise, config.seed)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{workdir / 'config.json'} does not fit the data: {error}") from error
-
-
-def _read(folder: Path, sizes: tuple[int, ...]) -> tuple[mlp.Params, Scores]:
-    """The parameters and scores in the folder of one checkpoint."""
-    expected = jax.eval_shape(lambda key: mlp.init(key, sizes), jax.random.key(0))
-    try:
-        with _manager(folder.parent, write=False) as manager:
-            stored = manager.item_metadata(int(folder.name))["params"]
-            _check_same_leaves(folder, stored.tree, expected)
-            parts = ocp.args.Composite(params=ocp.args.StandardRestore(expected), scores=ocp.args.JsonRestore())
-            found = manager.restore(int(folder.name), args=parts)
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, AttributeError, json.JSONDecodeError) as error:
-        raise UserError(f"checkpoint {folder} is damaged or not a checkpoint: {error}") from error
-    return found["params"], found["scores"]
-
-
-def _check_same_leaves(folder: Path, stored: Any, expected: Any) -> None:
-    """Names the leaves in which a checkpoint and the network differ."""
+def _check_same(place: Path, stored: Any, expected: dict[str, Any]) -> None:
+    """Names the arrays in which a checkpoint and a run differ."""
     there, here = (
-        {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in jax.tree.leaves_with_path(t)}
-        for t in (stored, expected)
+        {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()} for leaves in (stored, expected)
     )
     differing = [
-        f"  {name}: {there.get(name, 'absent')} in the checkpoint, {here.get(name, 'absent')} in the network"
+        f"  {name}: {there.get(name, 'absent')} in the checkpoint, {here.get(name, 'absent')} in the run"
         for name in sorted(there.keys() | here.keys())
         if there.get(name) != here.get(name)
     ]
-    require(not differing, f"checkpoint {folder} does not fit the network of its config:\n" + "\n".join(differing))
+    require(not differing, f"checkpoint {place} does not fit the run of its config:\n" + "\n".join(differing[:10]))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:300]

@@ -1,12 +1,8 @@
 """Compares methods fairly: each is tuned on validation data with the same budget, then tested with fresh seeds."""
 
-import datetime
 import functools
 import math
-import os
-import platform
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +12,7 @@ from experiments.config import CompareConfig
 from experiments.data import Split, digits
 from experiments.fit import Trainer, evaluate, loss_fn
 from experiments.optim import LABELS, OptimConfig
+from experiments.provenance import session
 from experiments.search import best_trial, trials
 from experiments.store import Record, Store
 from gam_jax.flatness import hessian_top_eigenvalues
@@ -47,7 +44,7 @@ def compare(config: CompareConfig, store: Store, progress: rich.progress.Progres
     missing = [task for task in tasks if task not in store]
     if missing:
         sessions = sum(record["kind"] == "session" for record in store.records)
-        store.append(_session(sessions, command))
+        store.append({"kind": "session", "seed": sessions} | session(command))
     bar = progress.add_task("", total=len(tasks), completed=len(tasks) - len(missing))
     for task in missing:
         progress.update(bar, description=_describe(task))
@@ -128,19 +125,3 @@ def _describe(task: Record) -> str:
         return f"compiling {LABELS[task['method']]}"
     doing = "tuning" if task["kind"] == "tune" else "testing"
     return f"{doing} {LABELS[task['method']]}, {task['noise']:.0%} wrong labels"
-
-
-def _session(number: int, command: str) -> Record:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    cpu = names[0] if names else platform.processor() or platform.machine()
-    devices = ", ".join(sorted({device.device_kind for device in jax.devices()}))
-    return {
-        "kind": "session",
-        "seed": number,
-        "command": command,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "hardware": f"{cpu}, {os.cpu_count()} cores; JAX on {jax.default_backend()} ({devices})",
-        "python": platform.python_version(),
-    }

@@ -81,7 +81,7 @@ def train_step(
 
 @jax.jit
 def _train(optim: OptimConfig, params: mlp.Params, examples: Examples, order: jax.Array) -> mlp.Params:
-    tx = build(optim, loss_fn, len(order))
+    tx = build(optim, loss_fn, len(order)).tx
 
     def step(carry: tuple[Any, Any], chosen: jax.Array) -> tuple[tuple[Any, Any], None]:
         return train_step(tx, *carry, examples, chosen), None

@@ -1,110 +1,162 @@
-"""One training run, epoch by epoch: validation, weight averaging, metrics, and checkpoints at half-time and the end."""
+"""One training run, from its start or from where it stopped, to its end; whatever happens in between is not lost."""
 
-import functools
+import contextlib
 import math
-from typing import Any, NamedTuple, cast
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
-import rich.progress
+from jax.experimental import multihost_utils
 
 from experiments.checkpoint import Checkpoints, Scores
-from experiments.config import Averaging, TrainConfig, UserError
-from experiments.data import Examples, Split, digits
-from experiments.fit import evaluate, loss_fn, prepare, train_step
-from experiments.models import mlp
-from experiments.optim import LABELS, OptimConfig, build
-from experiments.store import Store
-from gam_jax.averaging import Swad, swad
-
-AVERAGING: dict[Averaging, Swad] = {
-    "none": Swad(
-        init=lambda params: cast(Any, ()),
-        update=lambda state, params: state,
-        validate=lambda state, loss: state,
-        average=lambda state, params: params,
-    ),
-    "swad": swad(),
-}
+from experiments.config import Stopped, UserError
+from experiments.data import Batch
+from experiments.metrics import Metrics, diagnostics
+from experiments.programs import Programs
+from experiments.progress import Progress
+from experiments.provenance import session
+from experiments.setup import Setup
+from experiments.state import TrainState
 
 
-class TrainState(NamedTuple):
-    """All that changes from step to step."""
+def train(
+    setup: Setup, programs: Programs, metrics: Metrics, checkpoints: Checkpoints, progress: Progress, command: str
+) -> Scores:
+    """Trains to the end, and returns the scores of the result.
 
-    params: mlp.Params
-    opt_state: Any
-    averaging: Any
-
-
-def train(config: TrainConfig, store: Store, checkpoints: Checkpoints, progress: rich.progress.Progress) -> Scores:
-    """Trains, and saves the result at half-time and at the end; returns the scores of the last.
-
-    A run that was finished before is not trained again. One that was killed starts anew, and since it is the same
-    to the last bit, it adds to the metrics and checkpoints what they lack.
+    A finished run is not trained again. One that was interrupted goes on from its last checkpoint, and on the CPU it
+    ends in the same state to the last bit.
 
     Args:
-      config: what to train.
-      store: one record per epoch, about the iterate, not the average.
-      checkpoints: where to save.
-      progress: where to show progress.
+      setup: what to train.
+      programs: its compiled programs.
+      metrics: takes one record for every ``log_every`` steps and every end of an epoch, and one for every evaluation.
+      checkpoints: of this run.
+      progress: what the user sees.
+      command: how the user started this, for the record.
 
     Raises:
-      UserError: if the loss is not finite any more.
+      UserError: if the loss is not finite any more, or the disk refuses.
+      Stopped: after SIGTERM, when the state is saved.
     """
-    if config.steps in checkpoints:
-        return checkpoints.scores(config.steps)
-    split = digits(config.data, config.noise, config.seed)
-    params, order = prepare(
-        config.seed, split.train, hidden=config.hidden, batch_size=config.batch_size, epochs=config.epochs
-    )
-    averaging = AVERAGING[config.averaging]
-    optim = jax.tree.map(jax.numpy.float32, config.optim)
-    state = TrainState(params, build(optim, loss_fn, config.steps).init(params), averaging.init(params))
-    examples = jax.device_put(split.train)
-    per_epoch = config.steps // config.epochs
-    bar = progress.add_task(f"training with {LABELS[config.optim.method]}", total=config.epochs)
-    scores: Scores = {}
-    for epoch in range(1, config.epochs + 1):
-        chosen = order[(epoch - 1) * per_epoch : epoch * per_epoch]
-        state = _epoch(optim, state, examples, chosen, steps=config.steps, averaging=config.averaging)
-        step = epoch * per_epoch
-        record = {"step": step, "epoch": epoch} | _scores(state.params, split, "train", "validation")
-        _check_finite(record, checkpoints)
-        if record not in store:
-            store.append(record)
-        state = state._replace(averaging=averaging.validate(state.averaging, record["validation_loss"]))
-        if epoch in (config.epochs // 2, config.epochs) and step not in checkpoints:
-            result = averaging.average(state.averaging, state.params)
-            scores = {"step": step} | _scores(result, split, "train", "validation", "test")
-            if config.averaging == "swad":
-                scores["averaging_started"] = bool(state.averaging.started)
-            checkpoints.save(step, result, scores)
-        progress.advance(bar)
+    last = checkpoints.restore_last(programs.abstract, progress.say)
+    state, scores = (programs.create(), {}) if last is None else last
+    start = int(state.step)
+    if start == setup.steps:
+        return scores
+    progress.begin(setup.config.optim.label, setup.steps, start)
+    metrics.begin_session(start, session(command) | programs.compile(), progress.say)
+    batches = setup.pipeline.train(start)
+    clock = _Clock()
+    with _stop_signal() as is_asked_to_stop:
+        for step in range(start + 1, setup.steps + 1):
+            state = programs.step(state, clock.wait_for(batches))
+            progress.advance(step)
+            if setup.is_logged(step):
+                record = _record(setup, state, step) | clock.times(setup.config.batch_size)
+                _check_finite(state, record, checkpoints)
+                metrics.write(record)
+                progress.show(record)
+                state = programs.without_sums(state)
+            scores = {}
+            if setup.is_evaluated(step):
+                state, scores = _evaluate(setup, programs, metrics, checkpoints, state, step)
+            stop = is_asked_to_stop(step)
+            if stop or setup.is_saved(step):
+                _check_finite(state, {}, checkpoints)
+                checkpoints.save(step, state, scores, scores.get(setup.chosen_by))
+                clock.restart()
+            if stop and step < setup.steps:
+                checkpoints.wait()
+                raise Stopped(f"stopped at step {step} of {setup.steps}: the same command goes on from there")
+    checkpoints.wait()
     return scores
 
 
-@functools.partial(jax.jit, static_argnames=("steps", "averaging"))
-def _epoch(
-    optim: OptimConfig, state: TrainState, examples: Examples, order: jax.Array, *, steps: int, averaging: Averaging
-) -> TrainState:
-    tx = build(optim, loss_fn, steps)
-
-    def step(state: TrainState, chosen: jax.Array) -> tuple[TrainState, None]:
-        params, opt_state = train_step(tx, state.params, state.opt_state, examples, chosen)
-        return TrainState(params, opt_state, AVERAGING[averaging].update(state.averaging, params)), None
-
-    return jax.lax.scan(step, state, order)[0]
-
-
-def _scores(params: mlp.Params, split: Split, *parts: str) -> Scores:
-    """Loss and accuracy on parts of the data, by name."""
-    found = {part: evaluate(params, getattr(split, part)) for part in parts}
-    return {f"{part}_{name}": value for part, scores in found.items() for name, value in scores._asdict().items()}
+def _record(setup: Setup, state: TrainState, step: int) -> dict[str, Any]:
+    """Mean loss and accuracy since the last record, and what the optimizer saw."""
+    return {
+        "kind": "train",
+        "step": step,
+        "epoch": setup.epoch(step),
+        **state.sums.means(),
+        "learning_rate": float(setup.chain.learning_rate(step - 1)),
+        **diagnostics(state.opt_state, setup.chain.links),
+    }
 
 
-def _check_finite(record: Scores, checkpoints: Checkpoints) -> None:
-    for name, value in record.items():
-        if not math.isfinite(value):
-            raise UserError(
-                f"{name} is {value} at step {record['step']} (epoch {record['epoch']}), and training stopped: try a "
-                f"smaller --learning-rate. {checkpoints.last()}"
-            )
+def _evaluate(
+    setup: Setup, programs: Programs, metrics: Metrics, checkpoints: Checkpoints, state: TrainState, step: int
+) -> tuple[TrainState, Scores]:
+    """Records the scores of the iterate; returns those of what the run would end with here."""
+    about = {"step": step, "epoch": setup.epoch(step)}
+    found = programs.evaluate(state.params, state.model_state, *setup.parts)
+    _check_finite(state, about | found, checkpoints)
+    metrics.write({"kind": "evaluation"} | about | found)
+    if "validation_loss" in found:
+        state = programs.validated(state, found["validation_loss"])
+    if step == setup.steps or (setup.config.averaging != "none" and step == setup.half_time):
+        found = programs.evaluate(*programs.result(state), "train", *setup.parts)
+    best = metrics.best_epoch(setup.chosen_by) if step == setup.steps else {}
+    return state, about | found | best
+
+
+def _check_finite(state: TrainState, record: dict[str, Any], checkpoints: Checkpoints) -> None:
+    """Stops a run that has diverged, before it writes anything more."""
+    broken = int(state.broken)
+    wrong = [name for name, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
+    if broken >= 0 or wrong:
+        checkpoints.wait()
+        what = f"the training loss is not finite at step {broken}" if broken >= 0 else f"{wrong[0]} is not finite"
+        raise UserError(f"{what}, and training stopped: try a smaller --learning-rate. {checkpoints.last()}")
+
+
+class _Clock:
+    """Where the time goes between two records."""
+
+    def __init__(self):
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins anew."""
+        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch."""
+        before = time.perf_counter()
+        batch = next(batches)
+        self._waited += time.perf_counter() - before
+        self._steps += 1
+        return batch
+
+    def times(self, batch_size: int) -> dict[str, float]:
+        """Seconds since the last call, of them for the data, and training images per second."""
+        seconds = time.perf_counter() - self._start
+        found = {
+            "seconds": seconds,
+            "input_seconds": self._waited,
+            "images_per_second": self._steps * batch_size / seconds,
+        }
+        self.restart()
+        return found
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[Callable[[int], bool]]:
+    """A function of the step that says whether to save and stop there: after SIGTERM, in all processes at one step."""
+    if jax.process_count() > 1:  # JAX watches for the signal, and finds a step that no process has passed
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    asked = False
+
+    def handler(*_: Any) -> None:
+        nonlocal asked
+        asked = True
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield lambda step: asked
+    finally:
+        signal.signal(signal.SIGTERM, before)

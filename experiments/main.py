@@ -6,28 +6,43 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, cast, get_args
 
-import rich.console
-import rich.progress
 import tyro
 
-from experiments.config import CompareConfig, FlatnessConfig, LandscapeConfig, MeasureConfig, TrainConfig, UserError
-from experiments.configs import CompareName, TrainName, load, load_train
+from experiments.config import (
+    CompareConfig,
+    FlatnessConfig,
+    LandscapeConfig,
+    MeasureConfig,
+    Stopped,
+    TrainConfig,
+    UserError,
+)
+from experiments.configs import TRAIN_NAMES, CompareName, load, load_train
 from experiments.optim import METHODS, Method
 
+_NAMES_HELP = (
+    "name of a config in experiments/configs; its values are the defaults below: digits, fashion_mnist, "
+    "{cifar10,cifar100}_{resnet18,resnet101,wrn28_2,wrn28_10,pyramidnet110,resnext,vit}, "
+    "imagenet_{resnet50,resnet101,vit_s32,vit_b32}, "
+    "transfer_{cars,cifar10,cifar100,pets,food101}_{efficientnet_b0,swin_t}"
+)
 Job = Callable[[str], None]
 """What a command line asks for; takes the command itself, for the record."""
 
 
 def _compare(settings: CompareConfig, command: str) -> None:
     from experiments import compare, picture, report  # slow imports, which --help need not wait for
+    from experiments.progress import bars
+    from experiments.provenance import provenance
     from experiments.store import open_store
     from experiments.summary import summarize
 
     compare.check(settings)
-    with open_store(settings.workdir, settings.identity()) as store:
-        with _progress() as bar:
+    identity = {"config": settings.identity(), "made_with": provenance()}
+    with open_store(settings.workdir, identity) as store:
+        with bars() as bar:
             compare.compare(settings, store, bar, command)
         summary = summarize(settings, store.records)
         written = [
@@ -40,29 +55,23 @@ def _compare(settings: CompareConfig, command: str) -> None:
 
 
 def _train(settings: TrainConfig, command: str) -> None:
-    from experiments.checkpoint import open_checkpoints
-    from experiments.data import digits
-    from experiments.loop import train
-    from experiments.store import open_store
+    from experiments.mesh import start
+    from experiments.run import run
 
-    digits(settings.data, settings.noise, settings.seed)  # refuses sizes that do not fit before a folder is made
-    with open_store(settings.workdir, settings.identity(), "metrics.jsonl", ("step",)) as store:
-        with open_checkpoints(settings.workdir) as checkpoints, _progress() as bar:
-            scores = train(settings, store, checkpoints, bar)
-    print(
-        ", ".join(
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in scores.items()
-        )
-    )
-    print(f"wrote {settings.workdir}: config.json, metrics.jsonl, checkpoints")
+    start(settings.devices)
+    scores = run(settings, command)
+    print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in scores.items()))
+    print(f"wrote {settings.workdir}: config.json, metrics.jsonl, curves.png, tensorboard, checkpoints")
 
 
 def _measure(kind: str, settings: MeasureConfig, command: str) -> None:
-    from experiments import checkpoint, figures, measure
+    from experiments import figures, measure
+    from experiments.progress import bars
+    from experiments.restore import restore
 
-    runs = [checkpoint.restore(place) for place in settings.checkpoint]
+    runs = [restore(place) for place in settings.checkpoint]
     measure.check(settings, runs)
-    with _progress() as bar:
+    with bars() as bar:
         results = measure.measure_all(kind, runs, settings, bar)
     print(figures.TABLES[kind](results))
     _print_written(figures.DRAW[kind](results, settings.output))
@@ -72,23 +81,15 @@ def _print_written(paths: Sequence[Path]) -> None:
     print("wrote " + ", ".join(map(str, paths)))
 
 
-def _progress() -> rich.progress.Progress:
-    return rich.progress.Progress(
-        rich.progress.TextColumn("{task.description:<36}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeRemainingColumn(),
-        console=rich.console.Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 2 for a mistake of the user, 130 when interrupted."""
+    """Runs one command.
+
+    Returns:
+      The exit status: 0; 2 for what the user can put right; 75 after SIGTERM, with everything saved; 130 after Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     named, method = _read_ahead(arguments)
-    comparison, run = load(_known(named, CompareName)), load_train(_known(named, TrainName), method)
+    comparison, run = load(_known(named, get_args(CompareName))), load_train(_known(named, TRAIN_NAMES), method)
 
     def compare(
         config: CompareName,
@@ -106,18 +107,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return functools.partial(_compare, settings)
 
     def train(
-        config: TrainName,
+        config: Annotated[str, tyro.conf.arg(metavar="NAME", help=_NAMES_HELP)],
         settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = run,
     ) -> Job:
-        """Train one network with one method, and save it at half-time and at the end.
+        """Train one network with one method; on any number of devices and hosts.
 
-        Writes to --workdir: config.json (the exact config and versions), metrics.jsonl (one line per epoch),
-        checkpoints/STEP. The hyper-parameters below are those of --method in the config.
+        Writes to --workdir: config.json (the exact config), metrics.jsonl (loss and accuracy, what the optimizer saw,
+        versions), curves.png, tensorboard, checkpoints/STEP. Whatever stops it, the same command goes on from the last
+        checkpoint. SIGTERM saves and exits with status 75. The hyper-parameters below are those of --method in the
+        config.
 
         Args:
-          config: name of a file in experiments/configs; its values are the defaults below.
+          config: name of a config; its values are the defaults below.
           settings: changes to it.
         """
+        load_train(config, method)  # refuses an unknown name
         return functools.partial(_train, settings)
 
     def flatness(settings: Annotated[FlatnessConfig, tyro.conf.arg(name="")]) -> Job:
@@ -161,6 +165,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 75  # EX_TEMPFAIL: try again
     except KeyboardInterrupt:
         print("\ninterrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
@@ -176,9 +183,8 @@ def _read_ahead(arguments: Sequence[str]) -> tuple[str | None, Method]:
     return found.config, cast(Method, found.method) if found.method in METHODS else "gam"
 
 
-def _known(name: str | None, names: Any) -> str:
+def _known(name: str | None, known: tuple[str, ...]) -> str:
     """The name, or the first one that is known, whose defaults then stand in the help."""
-    known: tuple[str, ...] = get_args(names)
     return known[0] if name is None or name not in known else name
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import optax
 import rich.progress
 
-from experiments.checkpoint import Run
 from experiments.config import FlatnessConfig, LandscapeConfig, MeasureConfig, UserError, require
-from experiments.fit import evaluate, loss_fn
-from experiments.store import provenance, read_json, refuse_other, write_json
+from experiments.provenance import provenance
+from experiments.restore import Run
+from experiments.store import read_json, refuse_other, write_json
 from gam_jax import flatness
 
 Plan = dict[str, Callable[[], Any]]
@@ -27,7 +27,7 @@ Result = dict[str, Any]
 def flatness_plan(run: Run, settings: FlatnessConfig) -> Plan:
     """Flatness in every sense, of the training loss."""
     key = jax.random.key(settings.seed)
-    of: Any = {"loss_fn": loss_fn, "params": run.params, "batches": [run.train]}  # one batch: all examples
+    of: Any = {"loss_fn": run.loss_fn, "params": run.params, "batches": run.batches}
     ascent: Any = {"num_steps": settings.ascent_steps, "num_restarts": settings.restarts}
     lanczos: Any = {"num_probes": settings.density_probes, "num_steps": settings.density_steps, "grid": np.zeros(1)}
     walk: Any = {"num_directions": settings.directions}
@@ -55,7 +55,7 @@ def landscape_plan(run: Run, settings: LandscapeConfig) -> Plan:
     key = jax.random.key(settings.seed)
     directions = flatness.filter_normalized_directions(run.params, key=key, num=settings.directions)
     x = np.linspace(-settings.radius, settings.radius, settings.points)
-    along = functools.partial(flatness.loss_slice, loss_fn, run.params, [run.train], x=x)
+    along = functools.partial(flatness.loss_slice, run.loss_fn, run.params, run.batches, x=x)
     lines: Plan = {f"line {i}": functools.partial(along, direction) for i, direction in enumerate(directions)}
     return {**lines, "plane": functools.partial(along, *directions[:2])}
 
@@ -143,11 +143,15 @@ def plain(value: Any) -> Any:
 
 
 def _point(run: Run) -> dict[str, float]:
-    gradient = jax.jit(jax.grad(loss_fn))(run.params, jax.device_put(run.train))
-    scores = evaluate(run.params, run.train)
-    return scores._asdict() | {
+    gradient = jax.jit(jax.grad(run.loss_fn))
+    count = sum(len(batch.label) for batch in run.batches)
+    parts = [optax.tree.scale(len(b.label) / count, gradient(run.params, b)) for b in run.batches]
+    scores = run.evaluate("train")
+    return {
+        "loss": scores["train_loss"],
+        "accuracy": scores["train_accuracy"],
         "test_accuracy": run.scores["test_accuracy"],
-        "gradient_norm": float(optax.tree.norm(gradient)),
+        "gradient_norm": float(optax.tree.norm(functools.reduce(optax.tree.add, parts))),
         "parameter_norm": float(optax.tree.norm(run.params)),
     }
 

@@ -18,7 +18,7 @@ from experiments.optim import LABELS
 from experiments.store import Record
 from experiments.summary import Estimate, Row, values
 
-COLORS = {"sgd": "#555555", "sam": "#0072b2", "gam": "#d55e00", "sam+gam": "#009e73"}
+COLORS = {"plain": "#555555", "sam": "#0072b2", "gam": "#d55e00", "sam+gam": "#009e73"}
 
 
 def style() -> AbstractContextManager[None]:

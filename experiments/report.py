@@ -9,8 +9,9 @@ from pathlib import Path
 from experiments.compare import TUNING_SEED
 from experiments.config import CompareConfig
 from experiments.optim import HYPERPARAMETERS, LABELS
+from experiments.provenance import provenance
 from experiments.search import grid_size
-from experiments.store import Record, provenance, write_atomically
+from experiments.store import Record, write_atomically
 from experiments.summary import Difference, Estimate, Row, difference
 
 _ALL = HYPERPARAMETERS["sam+gam"]

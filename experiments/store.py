@@ -1,23 +1,16 @@
 """The folder of a run: its identity, and results appended one atomic line at a time, so that a kill loses nothing."""
 
-import ast
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import gam_jax
 from experiments.config import UserError, require
 
 Record = dict[str, Any]
-_APART = {"main.py", "report.py", "picture.py", "figures.py", "benchmarks"}
-"""Code that shows results and does not decide them."""
-_PACKAGES = ("jax", "jaxlib", "optax", "numpy", "scikit-learn")
 _KEY = ("kind", "noise", "method", "trial", "seed")
 
 
@@ -52,18 +45,18 @@ class Store:
 
 @contextlib.contextmanager
 def open_store(
-    workdir: Path, config: dict[str, Any], name: str = "results.jsonl", fields: Sequence[str] = _KEY
+    workdir: Path, identity: dict[str, Any], name: str = "results.jsonl", fields: Sequence[str] = _KEY
 ) -> Iterator[Store]:
     """Opens or creates the folder of a run, for one process at a time.
 
     Args:
       workdir: the folder.
-      config: whatever decides the results, as JSON holds it.
+      identity: whatever decides the results, as JSON holds it; kept in ``config.json``.
       name: of the file in the folder.
       fields: of a record, that say what it is about.
 
     Raises:
-      UserError: if the folder cannot be written, is in use, or holds results of another config or of other code.
+      UserError: if the folder cannot be written, is in use, or holds results of another identity.
     """
     path = workdir / name
     try:
@@ -76,35 +69,10 @@ def open_store(
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{workdir} is in use by another process: choose another --workdir") from error
-        _check_identity(path, {"config": config, "made_with": provenance()})
+        _check_identity(path, identity)
         yield Store(descriptor, _read(path), fields)
     finally:
         os.close(descriptor)
-
-
-def provenance() -> dict[str, str]:
-    """Versions of what the numbers depend on, and a fingerprint of our own code that decides them, comments aside."""
-    digest = hashlib.sha256()
-    for root in (Path(gam_jax.__file__).parent, Path(__file__).parent):
-        for path in sorted(root.rglob("*.py")):
-            name = path.relative_to(root)
-            if name.parts[0] not in _APART:
-                digest.update(f"{name.as_posix()}\0{_code(path)}\0".encode())
-    versions = {name: version(name) for name in _PACKAGES}
-    return {"gam_jax": gam_jax.__version__, **versions, "source": digest.hexdigest()[:12]}
-
-
-def _code(path: Path) -> str:
-    """A Python file without its comments, docstrings and layout."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            node.body = [line for line in node.body if not _is_text(line)]
-    return ast.dump(tree)
-
-
-def _is_text(line: ast.stmt) -> bool:
-    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
 
 
 def write_atomically(path: Path, text: str) -> None:

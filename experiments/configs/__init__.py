@@ -1,24 +1,29 @@
-"""Shipped configurations, one file each; ``load`` finds them by name."""
+"""Shipped configurations, a file for each family; they are found by name."""
 
-import dataclasses
 import importlib
-from typing import Literal
+from typing import Literal, get_args
 
-from experiments.config import CompareConfig, TrainConfig
-from experiments.optim import Method
+from experiments.config import CompareConfig, TrainConfig, UserError
+from experiments.configs import cifar, digits, fashion_mnist, imagenet, transfer
+from experiments.optim import Method, nearest
 
 CompareName = Literal["digits"]
 """Names that ``compare --config`` takes."""
-TrainName = Literal["digits"]
+_FAMILIES = (digits, fashion_mnist, cifar, imagenet, transfer)
+_FAMILY = {name: family for family in _FAMILIES for name in family.NAMES}
+TRAIN_NAMES: tuple[str, ...] = tuple(_FAMILY)
 """Names that ``train --config`` takes."""
 
 
 def load(name: str) -> CompareConfig:
     """The comparison in ``experiments/configs/NAME.py``."""
-    return importlib.import_module(f"experiments.configs.{name}").config
+    if name not in get_args(CompareName):
+        raise UserError(f"there is no comparison {name!r}{nearest(name, get_args(CompareName))}")
+    return importlib.import_module(f"experiments.configs.{name}").comparison
 
 
 def load_train(name: str, method: Method) -> TrainConfig:
-    """The training run in ``experiments/configs/NAME.py``, with its hyper-parameters of the method."""
-    module = importlib.import_module(f"experiments.configs.{name}")
-    return dataclasses.replace(module.train, optim=module.optim[method])
+    """The training run of this name, with its hyper-parameters for the method."""
+    if name not in _FAMILY:
+        raise UserError(f"there is no config {name!r}{nearest(name, TRAIN_NAMES)}")
+    return _FAMILY[name].train(name, method)

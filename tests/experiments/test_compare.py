@@ -15,7 +15,6 @@ import pytest
 
 from experiments.configs import load
 from experiments.main import main
-from experiments.optim import METHODS
 from experiments.store import key
 from experiments.summary import difference, summarize
 
@@ -24,7 +23,7 @@ SMALL = [
     *("compare", "--config", "digits", "--epochs", "2", "--data.train-size", "40", "--batch-size", "20"),
     *("--hidden", "8", "--trials", "3", "--tuning-seeds", "2", "--seeds", "3"),
 ]
-SMALLER = [*SMALL, "--methods", "sgd", "sam", "--noise", "0.3"]
+SMALLER = [*SMALL, "--methods", "plain", "sam", "--noise", "0.3"]
 FINAL = ["noise", "method", "seed", "test_accuracy", "train_accuracy", "train_loss", "top_eigenvalue"]
 
 
@@ -67,14 +66,14 @@ def test_every_method_has_the_same_budget(finished):
             assert not any("test" in name for name in record)
             tried[record["noise"], record["method"], json.dumps(record["hyperparameters"])] += 1
     assert set(tried.values()) == {2}
-    assert Counter(case[:2] for case in tried) == {(n, m): 3 for n in (0.0, 0.3) for m in METHODS}
+    assert Counter(case[:2] for case in tried) == {(n, m): 3 for n in (0.0, 0.3) for m in load("digits").methods}
 
 
 def test_final_runs_use_the_best_trial_and_every_seed(finished):
     everything = records(finished[0])
     assert len({key(record) for record in everything}) == len(everything)
     for noise in (0.0, 0.3):
-        for method in METHODS:
+        for method in load("digits").methods:
             mine = [r for r in everything if (r.get("noise"), r["method"] if "method" in r else 0) == (noise, method)]
             scores = {}
             for record in mine:
@@ -104,7 +103,7 @@ def test_table_and_report_hold_the_recorded_numbers(finished):
     workdir, printed = finished
     report = (workdir / "report.md").read_text()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line[0] == "|"]
-    labels = {"SGD": "sgd", "SAM": "sam", "GAM": "gam", "SAM + GAM": "sam+gam"}
+    labels = {"SGD": "plain", "SAM": "sam", "GAM": "gam", "SAM + GAM": "sam+gam"}
     everything = records(workdir)
     flops = {record["method"]: record["flops_per_step"] for record in everything if record["kind"] == "cost"}
     final = [record for record in everything if record["kind"] == "test"]
@@ -118,7 +117,7 @@ def test_table_and_report_hold_the_recorded_numbers(finished):
                 for r in everything
                 if r["kind"] == "test" and r["method"] == m and f"{r['noise']:.0%}" == noise
             }
-            for m in (labels[label], "sgd")
+            for m in (labels[label], "plain")
         )
 
         def expected(values, form):
@@ -134,11 +133,11 @@ def test_table_and_report_hold_the_recorded_numbers(finished):
             a["seconds"] / b["seconds"]
             for a in final
             for b in final
-            if (a["method"], b["method"]) == (labels[label], "sgd")
+            if (a["method"], b["method"]) == (labels[label], "plain")
             and (a["noise"], a["seed"]) == (b["noise"], b["seed"])
         ]
         assert time == f"{np.median(ratios):.1f} x"
-        assert flop == f"{flops[labels[label]] / flops['sgd']:.2f} x"
+        assert flop == f"{flops[labels[label]] / flops['plain']:.2f} x"
 
 
 def test_report_says_what_a_sceptic_asks(finished):
@@ -155,7 +154,7 @@ def test_report_says_what_a_sceptic_asks(finished):
 
 def test_costs_are_those_of_the_methods(finished):
     costs = {r["method"]: r["flops_per_step"] for r in records(finished[0]) if r["kind"] == "cost"}
-    gradients = [costs[method] / costs["sgd"] for method in METHODS]
+    gradients = [costs[method] / costs["plain"] for method in load("digits").methods]
     assert gradients[0] == 1 and 1.5 < gradients[1] < 3 < gradients[2] < gradients[3]
 
 
@@ -224,17 +223,17 @@ def test_another_config_in_the_same_folder_is_refused(uninterrupted, capsys):
 
 
 def test_a_diverged_run_is_shown_as_nan_and_pairs_are_by_seed():
-    config = dataclasses.replace(load("digits"), methods=("sgd", "gam"), noise=(0.0,))
+    config = dataclasses.replace(load("digits"), methods=("plain", "gam"), noise=(0.0,))
     runs = [
         {
             **{"kind": "test", "noise": 0.0, "method": method, "seed": seed, "seconds": 1.0, "train_loss": loss},
             **{"test_accuracy": 0.5 + 0.01 * seed, "top_eigenvalue": 2.0},
         }
-        for method, loss, seeds in (("sgd", 0.5, (1, 0)), ("gam", None, (0, 1)))
+        for method, loss, seeds in (("plain", 0.5, (1, 0)), ("gam", None, (0, 1)))
         for seed in seeds
     ]
-    costs = [{"kind": "cost", "method": method, "flops_per_step": cost} for method, cost in (("sgd", 2), ("gam", 12))]
+    costs = [{"kind": "cost", "method": method, "flops_per_step": cost} for method, cost in (("plain", 2), ("gam", 12))]
     sgd, gam = summarize(config, [*runs, *costs])
     assert sgd.train_loss.mean == 0.5 and math.isnan(gam.train_loss.mean)
-    assert gam.flop_ratio == 6 and gam.gain == difference(runs, 0.0, "gam", "sgd")
+    assert gam.flop_ratio == 6 and gam.gain == difference(runs, 0.0, "gam", "plain")
     assert (gam.gain.estimate.mean, gam.gain.wins, gam.gain.losses) == (0.0, 0, 0)

@@ -32,7 +32,7 @@ def test_every_epoch_shows_every_example_once_in_a_new_order():
 def run():
     """A short SGD run on noisy labels: how it was made, and its parameters."""
     trainer = Trainer(hidden=(8,), batch_size=20, epochs=20)
-    optim = OptimConfig(method="sgd", learning_rate=0.1, weight_decay=0.0, momentum=0.9)
+    optim = OptimConfig(method="plain", learning_rate=0.1, weight_decay=0.0, momentum=0.9)
     split = digits(DigitsConfig(train_size=100), noise=0.3, seed=4)
     return trainer, optim, split, trainer.fit(optim, 4, split.train)[0]
 

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gam_jax
@@ -13,17 +14,44 @@ from experiments.configs import load
 from experiments.optim import HYPERPARAMETERS, METHODS, OptimConfig, build
 from experiments.search import best_trial, grid_size, trials
 
-NUMBERS = {"learning_rate": 0.3, "weight_decay": 0.2, "sam_rho": 0.4, "gam_rho": 0.5, "gam_alpha": 0.7}
+NUMBERS = {
+    "learning_rate": 0.3,
+    "weight_decay": 0.2,
+    "sam_rho": 0.4,
+    "gam_rho": 0.5,
+    "gam_alpha": 0.7,
+    "beta": 0.6,
+    "gamma": 0.35,
+    "strength": 0.15,
+}
+COMPARED = ("plain", "sam", "gam", "sam+gam")
+
+
+def config_of(method, **changes):
+    own = {name: NUMBERS[name] for name in HYPERPARAMETERS[method]}
+    return OptimConfig(**{"method": method, "momentum": 0.9, **own, **changes})
 
 
 def loss_fn(params, batch):
     return jnp.sum(jnp.sin(params * batch)) + jnp.sum(params**4) / 4
 
 
+LINKS = {
+    "accelerated_gam": lambda: gam_jax.accelerated_gam(loss_fn, 0.5, 0.4, alpha=0.7, beta=0.6, gamma=0.35),
+    "asam": lambda: gam_jax.sam(loss_fn, 0.4, adaptive=True),
+    "gsam": lambda: gam_jax.sam(loss_fn, 0.4, gamma=0.35),
+    "gradient_norm_penalty": lambda: gam_jax.gradient_norm_penalty(loss_fn, 0.15),
+    "c_flat": lambda: gam_jax.c_flat(loss_fn, 0.5, 0.15),
+    "fad": lambda: gam_jax.fad(loss_fn, rho=0.5, alpha=0.7, beta=0.6),
+}
+
+
 def oracle(method, params, batch):
-    """The gradient that SGD gets, put together by hand from one-point quantities."""
-    grad = jax.grad(loss_fn)(params, batch)
-    update = grad
+    """The gradient that SGD gets: where it can, put together by hand from one-point quantities."""
+    grad = update = jax.grad(loss_fn)(params, batch)
+    if method in LINKS:
+        link = LINKS[method]()
+        update, _ = link.update(grad, link.init(params), params, batch=batch)
     if method in ("sam", "sam+gam"):
         update = jax.grad(loss_fn)(params + 0.4 * grad / jnp.linalg.norm(grad), batch)
     if method in ("gam", "sam+gam"):
@@ -32,27 +60,88 @@ def oracle(method, params, batch):
     return update + 0.2 * params
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_chain_is_the_method_then_decay_then_momentum_and_cosine(x64, method):
-    config = OptimConfig(method=method, momentum=0.9, **{name: NUMBERS[name] for name in HYPERPARAMETERS[method]})
-    tx = build(config, loss_fn, steps=4)
-    params = expected = jnp.array([0.5, -1.0, 2.0])
-    velocity, state = jnp.zeros(3), tx.init(params)
-    for step in range(4):
+def iterates(tx, steps):
+    """The parameters after each step, on batches that change."""
+    params = jnp.array([0.5, -1.0, 2.0])
+    state, seen = tx.init(params), []
+    for step in range(steps):
         batch = jnp.array([1.0, 2.0, 3.0]) + step
         updates, state = tx.update(jax.grad(loss_fn)(params, batch), state, params, batch=batch)
-        params = params + updates
-        velocity = 0.9 * velocity + oracle(method, expected, batch)
+        params = optax.apply_updates(params, updates)
+        seen.append(params)
+    return np.stack(seen)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_chain_is_the_method_then_decay_then_momentum_and_cosine(x64, method):
+    found = iterates(build(config_of(method), loss_fn, steps=4).tx, 4)
+    expected, velocity = jnp.array([0.5, -1.0, 2.0]), jnp.zeros(3)
+    for step in range(4):
+        velocity = 0.9 * velocity + oracle(method, expected, jnp.array([1.0, 2.0, 3.0]) + step)
         expected = expected - 0.3 * 0.5 * (1 + np.cos(np.pi * step / 4)) * velocity
-        np.testing.assert_allclose(params, expected, rtol=1e-10)
+        np.testing.assert_allclose(found[step], expected, rtol=1e-10)
 
 
 def test_methods_differ():
     params, batch = jnp.array([0.5, -1.0, 2.0]), jnp.ones(3)
-    assert len({tuple(oracle(method, params, batch).tolist()) for method in METHODS}) == 4
+    assert len({tuple(oracle(method, params, batch).tolist()) for method in METHODS}) == len(METHODS)
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_adamw_decays_matrices_only(x64):
+    params = {"weight": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    tx = build(config_of("plain", base="adamw"), lambda params: 0.0, steps=4).tx
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    np.testing.assert_allclose(updates["weight"], -0.3 * 0.2 * np.ones((2, 2)))
+    np.testing.assert_array_equal(updates["bias"], np.zeros(2))
+
+
+def test_warmup_is_linear_and_the_cosine_ends_at_zero(x64):
+    schedule = build(config_of("plain", warmup=0.2), loss_fn, steps=20).learning_rate
+    found = [float(schedule(step)) for step in range(21)]
+    np.testing.assert_allclose(found[:5], [0.0, 0.075, 0.15, 0.225, 0.3], atol=1e-12)
+    np.testing.assert_allclose(found[12], 0.15)  # half of the cosine
+    np.testing.assert_allclose(found[20], 0.0, atol=1e-12)
+    assert schedule(25) == schedule(20)
+
+
+@pytest.mark.parametrize(
+    "name, factor",
+    [
+        ("proportional", lambda step: 0.5 * (1 + np.cos(np.pi * step / 4))),
+        ("inverse_sqrt", lambda step: 1 / np.sqrt(step + 1)),
+    ],
+)
+def test_radii_follow_their_schedule(x64, name, factor):
+    scheduled = build(config_of("sam+gam", rho_schedule=name), loss_fn, steps=4).tx
+    by_hand = optax.chain(
+        gam_jax.sam(loss_fn, lambda step: 0.4 * jnp.asarray([factor(i) for i in range(5)])[step]),
+        gam_jax.gam(loss_fn, lambda step: 0.5 * jnp.asarray([factor(i) for i in range(5)])[step], 0.7),
+        optax.add_decayed_weights(0.2),
+        optax.sgd(lambda step: 0.15 * (1 + jnp.cos(jnp.pi * step / 4)), 0.9),
+    )
+    np.testing.assert_allclose(iterates(scheduled, 4), iterates(by_hand, 4), rtol=1e-9)
+
+
+def test_radii_in_proportion_to_the_learning_rate_are_never_negative(monkeypatch):
+    radii = {}
+    monkeypatch.setattr(gam_jax, "sam", lambda _, rho, **options: radii.update(rho=rho) or optax.identity())
+    build(config_of("sam", rho_schedule="proportional", warmup=0.1), loss_fn, steps=1000)
+    assert min(float(radii["rho"](step)) for step in (0, 50, 998, 999, 1000, 1001, 5000)) >= 0
+    np.testing.assert_allclose(float(radii["rho"](100)), 0.4)
+
+
+def test_between_its_steps_a_method_is_the_base_optimizer(x64):
+    every_second = iterates(build(config_of("gam", interval=2), loss_fn, steps=4).tx, 2)
+    full, plain = (iterates(build(config_of(method), loss_fn, steps=4).tx, 1)[0] for method in ("gam", "plain"))
+    np.testing.assert_allclose(every_second[0], full, rtol=1e-12)
+    assert np.abs(full - plain).max() > 1e-3
+    gradient = jax.grad(loss_fn)(every_second[0], jnp.array([2.0, 3.0, 4.0])) + 0.2 * every_second[0]
+    velocity = (jnp.array([0.5, -1.0, 2.0]) - full) / 0.3
+    rate = 0.15 * (1 + np.cos(np.pi / 4))
+    np.testing.assert_allclose(every_second[1], every_second[0] - rate * (0.9 * velocity + gradient), rtol=1e-10)
+
+
+@pytest.mark.parametrize("method", COMPARED)
 def test_every_method_gets_the_same_number_of_distinct_points_of_its_own_grid(method):
     config = load("digits")
     settings = trials(config, method)
@@ -68,13 +157,13 @@ def test_every_method_gets_the_same_number_of_distinct_points_of_its_own_grid(me
 
 def test_sgd_tries_its_whole_grid():
     config = load("digits")
-    assert grid_size(config, "sgd") == config.trials
+    assert grid_size(config, "plain") == config.trials
 
 
 def test_a_budget_beyond_a_grid_is_refused():
     config = dataclasses.replace(load("digits"), trials=26)
-    with pytest.raises(UserError, match=r"'sgd' has 25 points for trials=26"):
-        trials(config, "sgd")
+    with pytest.raises(UserError, match=r"'plain' has 25 points for trials=26"):
+        trials(config, "plain")
 
 
 def test_best_trial_has_the_best_mean_accuracy_and_then_the_lowest_loss():

@@ -1,0 +1,37 @@
+"""Fine-tuning of pretrained networks, Table 3 of the paper: EfficientNet-b0 with SGD and Swin-t with AdamW.
+
+Command: python -m experiments.main train --config transfer_cars_swin_t --method gam --model.pretrained FILE.safetensors
+         --workdir DIR
+Expected (paper, Table 3): see experiments/README.md.
+
+40,000 steps of 128 images at 224 px, learning rate 2e-3 (high for AdamW: the paper gives one for both) with a cosine,
+weight decay 1e-5. Without --model.pretrained the network is trained from scratch, which is not what the table shows.
+"""
+
+import tyro
+
+import gam_jax
+from experiments.config import DataConfig, ModelConfig, TrainConfig
+from experiments.configs.methods import Radii, optimizer
+from experiments.optim import Base, Method, OptimConfig
+
+_BASES: dict[str, Base] = {"efficientnet_b0": "sgd", "swin_t": "adamw"}
+_DATA = ("cars", "cifar10", "cifar100", "pets", "food101")
+NAMES = tuple(f"transfer_{data}_{model}" for data in _DATA for model in _BASES)
+
+_ACCELERATED = gam_jax.released_coefficients(rho=0.2, rho_prime=0.02, alpha=0.6, beta=0.5, gamma=0.03)
+
+
+def train(name: str, method: Method) -> TrainConfig:
+    """A row of Table 3."""
+    _, data, model = name.split("_", 2)
+    plain = OptimConfig(method="plain", base=_BASES[model], learning_rate=2e-3, weight_decay=1e-5, momentum=0.9)
+    return TrainConfig(
+        workdir=tyro.MISSING,
+        data=DataConfig(name=data, image_size=224, workers=4),  # pyright: ignore[reportArgumentType]
+        model=ModelConfig(name=model, dropout=0.2, drop_path=0.2),  # pyright: ignore[reportArgumentType]
+        optim=optimizer(plain, method, Radii(accelerated=_ACCELERATED)),
+        epochs=1,
+        steps=40_000,
+        eval_epochs=5,
+    )

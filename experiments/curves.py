@@ -1,0 +1,40 @@
+"""Learning curves of one run as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from experiments.picture import save, style
+from experiments.store import Record
+
+
+def draw_curves(records: Sequence[Record], title: str, path: Path) -> Path:
+    """Loss and accuracy over the epochs, in training and in evaluation, and the optimizer's diagnostics if any."""
+    train = [record for record in records if record["kind"] == "train"]
+    evaluation = [record for record in records if record["kind"] == "evaluation"]
+    flatness = [name for name in (train[-1] if train else {}) if name.endswith(("grad_norm", "flatness"))]
+    with style():
+        figure, axes = plt.subplots(1, 3 if flatness else 2, figsize=(13 if flatness else 9, 3.6), layout="constrained")
+        for axis, quantity in zip(axes, ("loss", "accuracy"), strict=False):
+            axis.plot(*_series(train, quantity), color="#555555", label="training, as it goes")
+            for part, color in (("validation", "#0072b2"), ("test", "#d55e00")):
+                x, y = _series(evaluation, f"{part}_{quantity}")
+                if x:
+                    axis.plot(x, y, color=color, marker="o", markersize=3, label=part)
+            axis.set(xlabel="epoch", title=quantity)
+            axis.legend(frameon=False)
+        for name in flatness:
+            axes[-1].semilogy(*_series(train, name), label=name.replace("_", " "))
+        if flatness:
+            axes[-1].set(xlabel="epoch", title="seen by the optimizer")
+            axes[-1].legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+        for axis in axes:
+            axis.grid(alpha=0.3)
+        figure.suptitle(title)
+    return save(figure, path)
+
+
+def _series(records: Sequence[Record], name: str) -> tuple[list[float], list[float]]:
+    found = [(record["epoch"], record[name]) for record in records if name in record]
+    return [x for x, _ in found], [y for _, y in found]

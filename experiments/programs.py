@@ -1,0 +1,109 @@
+"""The compiled programs of a training run: made once, for arrays that lie on a mesh."""
+
+import functools
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.data import Batch, Part
+from experiments.mesh import Mesh
+from experiments.models import pretrained
+from experiments.setup import Setup
+from experiments.state import AVERAGING, Sums, TrainState
+from experiments.step import evaluation_step, train_step
+
+_REFRESHING_STEPS = 100
+"""Batches from which the batch statistics of averaged parameters are estimated, at most."""
+
+
+class Programs:
+    """What a run computes. States lie as ``abstract`` says; batches are those of this process, in NumPy."""
+
+    def __init__(self, setup: Setup, mesh: Mesh):
+        self._setup, self._mesh = setup, mesh
+        shapes = jax.eval_shape(setup.init)
+        self._layout = mesh.state(shapes)
+        place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
+        self.abstract: TrainState = jax.tree.map(place, shapes, self._layout)
+        averaging = AVERAGING[setup.config.averaging]
+        data_set = setup.pipeline.data_set
+        layout = self._layout
+        self._create = jax.jit(setup.init, out_shardings=layout)
+        self._step = jax.jit(
+            functools.partial(train_step, setup.config, setup.seen, setup.loss_fn, setup.chain.tx),
+            in_shardings=(layout, mesh.batch),
+            out_shardings=layout,
+            donate_argnums=0,
+        )
+        self._add = jax.jit(functools.partial(evaluation_step, setup.model, data_set), donate_argnums=2)
+        self._zero = jax.jit(Sums.zero, out_shardings=mesh.everywhere)
+        self._validate = jax.jit(averaging.validate, out_shardings=layout.averaging)
+        self._average = jax.jit(averaging.average, out_shardings=layout.params)
+        self._refresh = jax.jit(self._running_statistics, out_shardings=layout.model_state)
+
+    def compile(self) -> dict[str, Any]:
+        """Compiles the training step, the only expensive program; returns what XLA says of it."""
+        size, shape = self._setup.config.batch_size, self._setup.pipeline.data_set.image_shape
+        one = Batch(np.empty((size, *shape), np.uint8), *(np.empty(size, t) for t in (np.int32, np.int32, np.float32)))
+        start = time.perf_counter()
+        self._compiled = self._step.lower(self.abstract, one).compile()
+        memory = self._compiled.memory_analysis()
+        return {
+            "compile_seconds": time.perf_counter() - start,
+            "flops_per_step": (self._compiled.cost_analysis() or {}).get("flops"),
+            "temporary_bytes": getattr(memory, "temp_size_in_bytes", None),
+        }
+
+    def create(self) -> TrainState:
+        """The state before the first step, made where it is to lie; with pretrained weights if there are some."""
+        state, config = self._create(), self._setup.config.model
+        if config.pretrained is None:
+            return state
+        params, model_state = pretrained.load(config.pretrained, config, state.params, state.model_state)
+        return state._replace(params=params, model_state=model_state)
+
+    def step(self, state: TrainState, batch: Batch) -> TrainState:
+        """The state after one more step; the old one is gone."""
+        on_devices = self._mesh.put(batch)
+        with jax.transfer_guard("disallow"):  # whatever moves between host and device here does so by mistake
+            return self._compiled(state, on_devices)
+
+    def without_sums(self, state: TrainState) -> TrainState:
+        """The state, to sum up losses from here on."""
+        return state._replace(sums=self._zero())
+
+    def validated(self, state: TrainState, loss: float) -> TrainState:
+        """The state when the weight averaging has heard of a validation loss."""
+        return state._replace(averaging=self._validate(state.averaging, np.float32(loss)))
+
+    def evaluate(self, params: Any, model_state: Any, *parts: Part) -> dict[str, float]:
+        """Loss and accuracy over parts of the data, every example counted once."""
+        found = {}
+        for part in parts:
+            sums = self._zero()
+            for batch in self._setup.pipeline.evaluation(part):
+                sums = self._add(params, model_state, sums, self._mesh.put(batch))
+            found |= {f"{part}_{name}": value for name, value in sums.means().items()}
+        return found
+
+    def result(self, state: TrainState) -> tuple[Any, Any]:
+        """The parameters that a run would end with here, and their batch statistics.
+
+        Averaged parameters never saw a batch: their statistics are taken anew from the first training batches.
+        """
+        if self._setup.config.averaging == "none":
+            return state.params, state.model_state
+        params = self._average(state.averaging, state.params)
+        model_state = state.model_state
+        if jax.tree.leaves(model_state):
+            for _, batch in zip(range(_REFRESHING_STEPS), self._setup.pipeline.train(0), strict=False):
+                model_state = self._refresh(params, model_state, self._mesh.put(batch))
+        return params, model_state
+
+    def _running_statistics(self, params: Any, model_state: Any, batch: Batch) -> Any:
+        setup = self._setup
+        key = jax.random.key(setup.config.seed)
+        images = setup.seen(jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index), batch.image)
+        return setup.model.apply(params, model_state, images, train=True, key=key)[1]

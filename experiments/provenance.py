@@ -1,0 +1,58 @@
+"""Where numbers come from: versions, source code, hardware, command."""
+
+import ast
+import datetime
+import hashlib
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import gam_jax
+
+_APART = {"main.py", "report.py", "picture.py", "figures.py", "curves.py", "progress.py", "prepare.py", "benchmarks"}
+"""Code that shows results and does not decide them."""
+_PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn", "orbax-checkpoint")
+
+
+def provenance() -> dict[str, str]:
+    """Versions of what the numbers depend on, and a fingerprint of our own code that decides them, comments aside."""
+    digest = hashlib.sha256()
+    for root in (Path(gam_jax.__file__).parent, Path(__file__).parent):
+        for path in sorted(root.rglob("*.py")):
+            name = path.relative_to(root)
+            if name.parts[0] not in _APART:
+                digest.update(f"{name.as_posix()}\0{_code(path)}\0".encode())
+    versions = {name: version(name) for name in _PACKAGES}
+    return {"gam_jax": gam_jax.__version__, **versions, "source": digest.hexdigest()[:12]}
+
+
+def _code(path: Path) -> str:
+    """A Python file without its comments, docstrings and layout."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [line for line in node.body if not _is_text(line)]
+    return ast.dump(tree)
+
+
+def _is_text(line: ast.stmt) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+
+
+def session(command: str) -> dict[str, Any]:
+    """When, where and how a command runs."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    cpu = names[0] if names else platform.processor() or platform.machine()
+    devices = ", ".join(sorted({device.device_kind for device in jax.devices()}))
+    return {
+        "command": command,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "hardware": f"{cpu}, {os.cpu_count()} cores; JAX on {jax.default_backend()} ({jax.device_count()} x {devices})",
+        "python": platform.python_version(),
+    }

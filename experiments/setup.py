@@ -1,0 +1,109 @@
+"""From the config of a run to everything that it is made of, before any number is computed."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments import augment, models
+from experiments.config import TrainConfig, UserError
+from experiments.data import Array, Pipeline, open_data
+from experiments.models import Model
+from experiments.optim import Chain, build
+from experiments.state import TrainState, initial_state
+from experiments.step import LossFn, make_loss, normalise
+
+
+class Setup(NamedTuple):
+    """What a run is made of.
+
+    Attributes:
+      config: of the run.
+      pipeline: its data, as this process sees them.
+      seen: ``(keys, pixels) -> images``: training images as the network sees them, augmented and normalised.
+      model: its network.
+      loss_fn: the loss that is minimised.
+      chain: the optimizer.
+      steps: number of training steps.
+      init: the state before the first step; to be jitted.
+    """
+
+    config: TrainConfig
+    pipeline: Pipeline
+    seen: Callable[[jax.Array, Array], jax.Array]
+    model: Model
+    loss_fn: LossFn
+    chain: Chain
+    steps: int
+    init: Callable[[], TrainState]
+
+    @property
+    def half_time(self) -> int:
+        """The step at the end of the middle epoch; 0 if there is none."""
+        epoch = self.pipeline.steps_per_epoch
+        return self.steps // epoch // 2 * epoch
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What is evaluated beside the training images."""
+        return ("validation", "test") if self.config.data.validation > 0 else ("test",)
+
+    @property
+    def chosen_by(self) -> str:
+        """The score that names the best epoch."""
+        return f"{self.parts[0]}_accuracy"
+
+    def epoch(self, step: int) -> float:
+        """How many times the training images were seen after so many steps."""
+        return round(step / self.pipeline.steps_per_epoch, 4)
+
+    def is_logged(self, step: int) -> bool:
+        """Whether the training loss is recorded after a step."""
+        return step % self.config.log_every == 0 or self._ends_epoch(step)
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether the network is evaluated after a step."""
+        every = self.config.eval_epochs * self.pipeline.steps_per_epoch
+        return step % every == 0 or step in (self.half_time, self.steps)
+
+    def is_saved(self, step: int) -> bool:
+        """Whether there is a checkpoint after a step."""
+        every = self.config.checkpoints.every
+        return self.is_evaluated(step) or (every is not None and step % every == 0)
+
+    def _ends_epoch(self, step: int) -> bool:
+        return step % self.pipeline.steps_per_epoch == 0 or step == self.steps
+
+
+def set_up(config: TrainConfig) -> Setup:
+    """Makes everything that a run needs.
+
+    Raises:
+      UserError: if the data are not there, or something in the config does not fit the rest.
+    """
+    processes: Any = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    pipeline = open_data(config.data, seed=config.seed, batch_size=config.batch_size, **processes)
+    data_set = pipeline.data_set
+    fill = tuple(round(255 * value) for value in data_set.mean)
+    augmented = augment.build(config.data.augment, data_set.image_shape, fill=fill)
+    model = models.build(config.model, data_set.image_shape, data_set.num_classes)
+    loss_fn = make_loss(model, config.label_smoothing)
+    steps = config.steps or config.epochs * pipeline.steps_per_epoch
+    try:
+        chain = build(config.optim, loss_fn, steps, has_aux=True)
+    except ValueError as error:  # of gam_jax or optax, about one of the numbers
+        raise UserError(f"{config.optim.method!r}: {error}") from error
+
+    def init() -> TrainState:
+        return initial_state(model.init, chain.tx.init, config.averaging, config.seed)
+
+    return Setup(
+        config=config,
+        pipeline=pipeline,
+        seen=lambda keys, pixels: normalise(augmented(keys, pixels), data_set),
+        model=model,
+        loss_fn=loss_fn,
+        chain=chain,
+        steps=steps,
+        init=init,
+    )

@@ -1,0 +1,101 @@
+"""The state of a training run: all that changes from step to step, so that saving it loses nothing."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+
+from experiments.config import Averaging
+from gam_jax.averaging import Swad, swad
+
+AVERAGING: dict[Averaging, Swad] = {
+    "none": Swad(
+        init=lambda params: cast(Any, ()),
+        update=lambda state, params: state,
+        validate=lambda state, loss: state,
+        average=lambda state, params: params,
+    ),
+    "swad": swad(),
+}
+
+
+class Sums(NamedTuple):
+    """Sums over examples, of which means are made on the host.
+
+    Attributes:
+      loss: of the losses.
+      correct: number of right predictions.
+      examples: their number.
+    """
+
+    loss: jax.Array
+    correct: jax.Array
+    examples: jax.Array
+
+    @classmethod
+    def zero(cls) -> "Sums":
+        return cls(*(jnp.zeros((), jnp.float32) for _ in cls._fields))
+
+    def means(self) -> dict[str, float]:
+        """Loss and accuracy per example."""
+        loss, correct, examples = (float(value) for value in jax.device_get(self))
+        return {"loss": loss / examples, "accuracy": correct / examples}
+
+
+class TrainState(NamedTuple):
+    """A pytree of arrays.
+
+    Attributes:
+      step: number of steps so far, int32.
+      params: of the network.
+      model_state: of the network: its batch statistics.
+      opt_state: of the optimizer.
+      averaging: of the weight averaging.
+      sums: over the examples since the last record in the metrics.
+      broken: the first step with a loss that is not finite, or -1.
+    """
+
+    step: jax.Array
+    params: Any
+    model_state: Any
+    opt_state: Any
+    averaging: Any
+    sums: Sums
+    broken: jax.Array
+
+
+def initial_state(
+    init: Callable[[jax.Array], tuple[Any, Any]], optimizer_init: Callable[[Any], Any], averaging: Averaging, seed: int
+) -> TrainState:
+    """The state before the first step; to be jitted with the shardings that it should have."""
+    params, model_state = init(jax.random.fold_in(jax.random.key(seed), 0))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=model_state,
+        opt_state=optimizer_init(params),
+        averaging=AVERAGING[averaging].init(params),
+        sums=Sums.zero(),
+        broken=jnp.full((), -1, jnp.int32),
+    )
+
+
+def checksums(tree: Any) -> jax.Array:
+    """One number per array, uint32, that any flipped bit changes; the same however the arrays are divided.
+
+    It is the sum of the array's 32-bit words, each times an odd number that depends on its place, modulo 2^32.
+    """
+    return jnp.stack([_checksum(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _checksum(leaf: jax.Array) -> jax.Array:
+    if jnp.issubdtype(leaf.dtype, jnp.bool_):
+        leaf = leaf.astype(jnp.uint8)
+    width = 8 * leaf.dtype.itemsize
+    word = jnp.uint32 if width >= 32 else {16: jnp.uint16, 8: jnp.uint8}[width]
+    words = jax.lax.bitcast_convert_type(leaf, word).astype(jnp.uint32)
+    place = jnp.zeros(words.shape, jnp.uint32)
+    for axis in range(words.ndim):
+        place = place * jnp.uint32(words.shape[axis]) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)

@@ -1,0 +1,93 @@
+"""One training step and one evaluation step, as mathematics; :mod:`experiments.loop` compiles and repeats them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.config import TrainConfig
+from experiments.data import Array, Batch, DataSet
+from experiments.models import Model
+from experiments.state import AVERAGING, Sums, TrainState
+
+
+def normalise(images: Array, data_set: DataSet) -> jax.Array:
+    """From pixels, uint8, to the float32 that a network sees: mean 0 and standard deviation 1 over the data set."""
+    mean, std = (jnp.array(values, jnp.float32)[None, None, None] for values in (data_set.mean, data_set.std))
+    return (jnp.asarray(images, jnp.float32) / 255 - mean) / std
+
+
+def cross_entropy(logits: jax.Array, labels: Array, smoothing: float = 0.0) -> jax.Array:
+    """Cross-entropy of each example, shape (batch,), with a target of 1 - smoothing for the label."""
+    classes = logits.shape[-1]
+    off = smoothing / (classes - 1)
+    target = jax.nn.one_hot(labels, classes, dtype=logits.dtype) * (1 - smoothing - off) + off
+    return optax.softmax_cross_entropy(logits, target)
+
+
+def is_correct(logits: jax.Array, labels: Array) -> jax.Array:
+    """Whether no class has a larger logit than the label, shape (batch,).
+
+    It takes no maximum: XLA would merge an argmax with the maximum of the loss, and the gradients that the loss and
+    the optimizer could share would be computed twice.
+    """
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    return jnp.all(logits <= own, axis=-1)
+
+
+LossFn = Callable[..., tuple[jax.Array, Any]]
+
+
+def make_loss(model: Model, smoothing: float) -> LossFn:
+    """The loss of the optimizer: ``(params, batch, model_state, key) -> (mean loss, (logits, new model_state))``.
+
+    The images of the batch are normalised. It is the loss of every pass of a step, on the same batch, key and batch
+    statistics; what it returns beside its value is used from the clean pass only.
+    """
+
+    def loss_fn(params: Any, batch: Batch, model_state: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+        logits, model_state = model.apply(params, model_state, batch.image, train=True, key=key)
+        return cross_entropy(logits, batch.label, smoothing).mean(), (logits, model_state)
+
+    return loss_fn
+
+
+def train_step(
+    config: TrainConfig,
+    seen: Callable[[jax.Array, Array], jax.Array],
+    loss_fn: LossFn,
+    tx: optax.GradientTransformationExtraArgs,
+    state: TrainState,
+    batch: Batch,
+) -> TrainState:
+    """One step of the optimizer on one batch of pixels. Randomness follows from the seed and the step alone."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 1), state.step)
+    augmentation, network = jax.random.split(key)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(augmentation, batch.index)
+    images = seen(keys, batch.image)
+    arguments = {"batch": batch._replace(image=images), "model_state": state.model_state, "key": network}
+    (loss, (logits, model_state)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params, **arguments)
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params, **arguments)
+    params = optax.apply_updates(state.params, updates)
+
+    size = len(batch.label)
+    correct = is_correct(logits, batch.label).sum()
+    return TrainState(
+        step=state.step + 1,
+        params=params,
+        model_state=model_state,
+        opt_state=opt_state,
+        averaging=AVERAGING[config.averaging].update(state.averaging, params),
+        sums=Sums(state.sums.loss + size * loss, state.sums.correct + correct, state.sums.examples + size),
+        broken=jnp.where((state.broken < 0) & ~jnp.isfinite(loss), state.step + 1, state.broken),
+    )
+
+
+def evaluation_step(model: Model, data_set: DataSet, params: Any, model_state: Any, sums: Sums, batch: Batch) -> Sums:
+    """Adds the losses and right predictions of a batch; examples of weight 0 fill it up and do not count."""
+    logits, _ = model.apply(params, model_state, normalise(batch.image, data_set), train=False)
+    loss = jnp.where(batch.weight > 0, cross_entropy(logits, batch.label), 0.0).sum()
+    correct = (is_correct(logits, batch.label) * batch.weight).sum()
+    return Sums(sums.loss + loss, sums.correct + correct, sums.examples + batch.weight.sum())

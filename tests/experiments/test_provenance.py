@@ -1,0 +1,16 @@
+"""The fingerprint of the source changes with what runs, and with nothing else."""
+
+from experiments import provenance
+
+
+def test_code_is_what_runs_and_not_what_is_said_about_it(tmp_path):
+    texts = {
+        "plain.py": "class A:\n    x: int = 1\n\ndef f():\n    return 2\n",
+        "told.py": '"""Module."""\n\n\nclass A:\n    """A."""\n\n    x: int = 1  # one\n    """The x."""\n'
+        '\n\ndef f():\n    """F."""\n    return (2)\n',
+        "other.py": "class A:\n    x: int = 1\n\ndef f():\n    return 3\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    plain, told, other = (provenance._code(tmp_path / name) for name in texts)
+    assert plain == told != other
