@@ -1,9 +1,13 @@
 """A multi-layer perceptron as two pure functions, small enough to need no framework."""
 
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+
+from experiments.config import ModelConfig
+from experiments.models.functional import Model, State
 
 Params = list[dict[str, jax.Array]]
 
@@ -28,3 +32,16 @@ def apply(params: Params, x: jax.typing.ArrayLike) -> jax.Array:
 
 def _affine(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     return x @ layer["weight"] + layer["bias"][None]
+
+
+def model(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
+    """The network for flattened images, with hidden layers of ``config.hidden``."""
+    sizes = (math.prod(image_shape), *config.hidden, num_classes)
+
+    def flatten_and_apply(
+        params: Params, model_state: State, images: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, State]:
+        del train, key  # alike in training and evaluation
+        return apply(params, images.reshape(len(images), -1)), model_state
+
+    return Model(lambda key: (init(key, sizes), {}), flatten_and_apply)
