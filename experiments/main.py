@@ -55,11 +55,13 @@ def _compare(settings: CompareConfig, command: str) -> None:
 
 
 def _train(settings: TrainConfig, command: str) -> None:
-    from experiments.mesh import start
+    from experiments.mesh import is_first, start
     from experiments.run import run
 
     start(settings.devices)
     scores = run(settings, command)
+    if not is_first():
+        return
     print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in scores.items()))
     print(f"wrote {settings.workdir}: config.json, metrics.jsonl, curves.png, tensorboard, checkpoints")
 

@@ -46,9 +46,11 @@ class Programs:
     def compile(self) -> dict[str, Any]:
         """Compiles the training step, the only expensive program; returns what XLA says of it."""
         size, shape = self._setup.config.batch_size, self._setup.pipeline.data_set.image_shape
-        one = Batch(np.empty((size, *shape), np.uint8), *(np.empty(size, t) for t in (np.int32, np.int32, np.float32)))
+        of = functools.partial(jax.ShapeDtypeStruct, sharding=self._mesh.batch)
+        columns = (of((size,), dtype) for dtype in (np.int32, np.int32, np.float32))
+        batch: Any = Batch(of((size, *shape), np.uint8), *columns)
         start = time.perf_counter()
-        self._compiled = self._step.lower(self.abstract, one).compile()
+        self._compiled = self._step.lower(self.abstract, batch).compile()
         memory = self._compiled.memory_analysis()
         return {
             "compile_seconds": time.perf_counter() - start,

@@ -85,7 +85,8 @@ def set_up(config: TrainConfig) -> Setup:
     pipeline = open_data(config.data, seed=config.seed, batch_size=config.batch_size, **processes)
     data_set = pipeline.data_set
     fill = tuple(round(255 * value) for value in data_set.mean)
-    augmented = augment.build(config.data.augment, data_set.image_shape, fill=fill)
+    crop = data_set.in_memory  # the others come cropped at random
+    augmented = augment.build(config.data.augment, data_set.image_shape, fill=fill, crop=crop)
     model = models.build(config.model, data_set.image_shape, data_set.num_classes)
     loss_fn = make_loss(model, config.label_smoothing)
     steps = config.steps or config.epochs * pipeline.steps_per_epoch
