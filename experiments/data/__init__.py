@@ -1,6 +1,7 @@
 """Data: the batches of a training run (:func:`open_data`), and the digits whole for the comparison (:func:`digits`)."""
 
 from experiments.config import DataConfig, require
+from experiments.data.batches import Array as Array
 from experiments.data.batches import Batch as Batch
 from experiments.data.batches import Part as Part
 from experiments.data.batches import Pipeline as Pipeline

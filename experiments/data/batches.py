@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from experiments.data.catalogue import DataSet
 
+Array = np.ndarray | jax.Array
+"""On the host when it is read, on the devices when it is computed with."""
 Part = Literal["train", "validation", "test"]
 """What is trained on, what is set aside to choose by, and what is measured once."""
 
@@ -21,10 +24,10 @@ class Batch(NamedTuple):
       weight: (n,), float32: 1, or 0 for a row that only fills up a batch of an evaluation.
     """
 
-    image: np.ndarray
-    label: np.ndarray
-    index: np.ndarray  # pyright: ignore[reportIncompatibleMethodOverride]  (hides tuple.index)
-    weight: np.ndarray
+    image: Array
+    label: Array
+    index: Array  # pyright: ignore[reportIncompatibleMethodOverride]  (hides tuple.index)
+    weight: Array
 
 
 class Pipeline(Protocol):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.config import DataConfig, DigitsConfig, UserError
+from experiments.config import DataConfig, DigitsConfig, UserError, require
 from experiments.data.batches import Batch, Part, evaluation_rows
 from experiments.data.catalogue import DATA_SETS, DataSet
 from experiments.data.digits import load_digits, pool_and_test
@@ -48,6 +48,7 @@ class MemoryPipeline:
     ) -> "MemoryPipeline":
         """See :func:`experiments.data.open_data`."""
         data_set = DATA_SETS[config.name]
+        require(config.workers == 0, f"{config.name} is kept in memory: data.workers must be 0, got {config.workers}")
         pool, test = _digits() if data_set.tfds_name is None else _load(data_set, config)
         train, validation = (pool.take(chosen) for chosen in split(len(pool.label), config))
         offsets = label_offsets(generator("noise", seed), len(train.label), config.noise, data_set.num_classes)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import google.protobuf.json_format
 import tensorflow_datasets as tfds
 
 from experiments.config import DataConfig, UserError, require
@@ -29,7 +30,7 @@ class Prepared:
         require((self.place / "dataset_info.json").exists(), f"{data_set.name} is not in {self.place}: {wanted}")
         try:
             self._builder: Any = tfds.builder_from_directory(self.place)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, google.protobuf.json_format.Error) as error:
             raise UserError(f"{self.place} is damaged ({error}): remove it, then {wanted}") from error
         info = self._builder.info
         found = info.file_format.value

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -118,24 +120,37 @@ class StreamPipeline:
         rows = epoch.repeat()
         # The crop is drawn for a row of the global batch, before the processes part: they see one and the same batch.
         cropped = rows.random_map(examples.random_crop, seed=crop) if self.augmented else rows.map(examples.centre_crop)
-        return self._batches(cropped, start_step)
+        return self._batches(cropped, start_step, self.workers)
 
     def evaluation(self, part: Part) -> Iterator[Batch]:
         examples = self.parts[part]
         rows = grain.MapDataset.range(evaluation_rows(len(examples), self.batch_size))
-        return self._batches(rows.map(examples.centre_crop), 0)
+        # By threads: to start workers for every evaluation would take longer than most evaluations.
+        return self._batches(rows.map(examples.centre_crop), 0, workers=0)
 
-    def _batches(self, rows: Any, start_step: int) -> Iterator[Batch]:
+    def _batches(self, rows: Any, start_step: int, workers: int) -> Iterator[Batch]:
         """This process' share of the rows, in batches from ``start_step`` on, decoded ahead.
 
         Batches are made before the reading is parted among workers, so that they are the same for any number of these.
         """
         own = rows[self.process_index :: self.process_count].batch(self.batch_size // self.process_count)
-        threads = 1 if self.workers else min(16, os.cpu_count() or 1)
+        threads = 1 if workers else min(16, os.cpu_count() or 1)  # each decodes one batch at a time
         ahead = own[start_step:].to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
-        if self.workers:
-            if not absl.flags.FLAGS.is_parsed():  # grain's workers read these, and refuse to where nobody parsed them
+        if workers:
+            if not absl.flags.FLAGS.is_parsed():  # grain reads these flags when it starts workers
                 absl.flags.FLAGS.mark_as_parsed()
-            ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
+            ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _end_with_parent)
         with contextlib.closing(iter(ahead)) as batches:
             yield from batches
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Ends this worker when the process that it works for is gone; grain's own would outlive one that is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,14 +1,25 @@
-"""The digits: disjoint splits, exact noise, fixed by the seed."""
+"""The digits of the comparison; and what every pipeline promises, in memory or streamed, on any number of processes."""
+
+import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.config import DigitsConfig, UserError
-from experiments.data import digits, flip_labels
+from experiments.config import DataConfig, DigitsConfig, UserError
+from experiments.data import DATA_SETS, Batch, digits, flip_labels, open_data
+from experiments.data.draws import label_offsets
+from tests.experiments import tiny_data
+
+ONE = {"process_index": 0, "process_count": 1}
 
 
 def rows(examples):
     return {row.tobytes() for row in examples.x}
+
+
+# The digits of the comparison
 
 
 def test_parts_are_disjoint_and_complete():
@@ -47,12 +58,230 @@ def test_noise_is_exact_and_symmetric(fraction):
     flipped = flip_labels(np.random.default_rng(0), labels, fraction)
     wrong = flipped != labels
     assert wrong.sum() == fraction * len(labels)
-    assert flipped.min() >= 0 and flipped.max() <= 9
+    assert flipped.min() >= 0 and flipped.max() <= 9 and flipped.dtype == np.int32
     shift = (flipped - labels)[wrong] % 10
     counts = np.bincount(shift, minlength=10)[1:]
     np.testing.assert_allclose(counts, wrong.sum() / 9, atol=5 * np.sqrt(wrong.sum() / 9))
 
 
+def test_noise_of_few_classes_and_odd_sizes():
+    offsets = label_offsets(np.random.default_rng(0), 7, 0.5, 2)
+    assert sorted(offsets) == [0, 0, 0, 1, 1, 1, 1]  # round(3.5) is 4, as Python rounds
+
+
 def test_sizes_that_leave_nothing_are_refused():
     with pytest.raises(UserError, match=r"1797 images .* data\.train_size=1000"):
         digits(DigitsConfig(train_size=1000), noise=0.0, seed=0)
+
+
+# What every pipeline promises
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """41 training images and 13 test images of either kind."""
+    folder = tmp_path_factory.mktemp("tfds")
+    tiny_data.prepare(folder, "cifar10", {"train": 41, "test": 13}, "PNG")
+    tiny_data.prepare(folder, "pets", {"train": 41, "test": 13}, "JPEG")
+    return folder
+
+
+@pytest.fixture(params=["cifar10", "pets"])
+def config(request, folder) -> DataConfig:
+    """Of the data set in memory and of the one on disk."""
+    return DataConfig(name=request.param, folder=folder, noise=0.3, image_size=16)
+
+
+def take(pipeline, steps, start=0):
+    return list(itertools.islice(pipeline.train(start), steps))
+
+
+def assert_equal(some, others):
+    for one, other in zip(some, others, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
+
+
+def test_batches_have_the_promised_shapes_and_types(config):
+    pipeline = open_data(config, seed=0, batch_size=8, **ONE)
+    assert (pipeline.num_train, pipeline.steps_per_epoch) == (37, 4)
+    classes = DATA_SETS[config.name].num_classes
+    assert pipeline.data_set.image_shape == (16, 16, 3)
+    for batch in [*take(pipeline, 2), *pipeline.evaluation("validation")]:
+        assert [(a.shape, a.dtype) for a in batch] == [
+            ((8, 16, 16, 3), np.uint8),
+            ((8,), np.int32),
+            ((8,), np.int32),
+            ((8,), np.float32),
+        ]
+        assert 0 <= batch.label.min() and batch.label.max() < classes
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_batch_of_all_processes_is_that_of_one(config, processes):
+    one = take(open_data(config, seed=0, batch_size=8, **ONE), 6)
+    shares = [
+        take(open_data(config, seed=0, batch_size=8, process_index=index, process_count=processes), 6)
+        for index in range(processes)
+    ]
+    join = np.stack if config.name == "pets" else np.concatenate  # interleaved, or one block after the other
+    together = [
+        Batch(*(join(arrays, 1) if join is np.stack else join(arrays) for arrays in zip(*step, strict=True)))
+        for step in zip(*shares, strict=True)
+    ]
+    assert_equal(one, [Batch(*(a.reshape(8, *a.shape[2:]) if join is np.stack else a for a in b)) for b in together])
+
+
+def test_start_step_is_the_same_as_skipping(config):
+    pipeline = open_data(config, seed=0, batch_size=8, **ONE)
+    steps = take(pipeline, 14)  # 4 in an epoch
+    for start in (0, 3, 4, 9):
+        assert_equal(steps[start:], take(pipeline, 14 - start, start))
+
+
+def test_an_epoch_is_a_new_order_of_different_examples(config):
+    pipeline = open_data(config, seed=0, batch_size=8, **ONE)
+    index = np.stack([batch.index for batch in take(pipeline, 12)]).reshape(3, 32)
+    assert all(len(set(epoch)) == 32 for epoch in index)
+    assert len({tuple(epoch) for epoch in index}) == 3
+    assert set(index.flat) == set(range(37))  # what one epoch leaves out is in another one
+    other = [batch.index for batch in take(open_data(config, seed=1, batch_size=8, **ONE), 12)]
+    assert not {tuple(epoch) for epoch in np.stack(other).reshape(3, 32)} & {tuple(epoch) for epoch in index}
+
+
+def test_the_batch_size_only_cuts_one_order_into_pieces(config):
+    small, large = (open_data(config, seed=0, batch_size=size, **ONE) for size in (2, 4))
+    halves = take(small, 4)
+    assert_equal(take(large, 2), [Batch(*map(np.concatenate, zip(*halves[i : i + 2], strict=True))) for i in (0, 2)])
+
+
+@pytest.mark.parametrize(("part", "size"), [("train", 37), ("validation", 4), ("test", 13)])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_evaluation_counts_every_example_once(config, part, size, processes):
+    shares = [
+        list(open_data(config, seed=0, batch_size=8, process_index=i, process_count=processes).evaluation(part))
+        for i in range(processes)
+    ]
+    assert {len(share) for share in shares} == {-(-size // 8)}
+    assert {batch.image.shape for share in shares for batch in share} == {(8 // processes, 16, 16, 3)}
+    counted = [batch.index[batch.weight == 1] for share in shares for batch in share]
+    assert sorted(np.concatenate(counted)) == list(range(size))
+    assert sum(batch.weight.sum() for share in shares for batch in share) == size
+
+
+def everything(pipeline, part):
+    """Images, labels and indices of one part, in its order."""
+    batches = [Batch(*(a[batch.weight == 1] for a in batch)) for batch in pipeline.evaluation(part)]
+    return Batch(*map(np.concatenate, zip(*batches, strict=True)))
+
+
+def test_noise_is_on_training_labels_only_and_training_sees_the_same(config):
+    clean = open_data(DataConfig(name=config.name, folder=config.folder, image_size=16), seed=0, batch_size=8, **ONE)
+    noisy = open_data(config, seed=0, batch_size=8, **ONE)
+    labels = everything(noisy, "train").label
+    assert np.sum(everything(clean, "train").label != labels) == round(0.3 * 37)
+    for part in ("validation", "test"):
+        np.testing.assert_array_equal(everything(clean, part).label, everything(noisy, part).label)
+    for batch in take(noisy, 4):
+        np.testing.assert_array_equal(batch.label, labels[batch.index])
+    other = open_data(config, seed=1, batch_size=8, **ONE)
+    assert (everything(other, "train").label != labels).any()
+
+
+def test_split_is_drawn_by_its_seed_alone(config):
+    def images(part, seed=0, **changes):
+        changed = DataConfig(name=config.name, folder=config.folder, image_size=16, **changes)
+        return {image.tobytes() for image in everything(open_data(changed, seed=seed, batch_size=4, **ONE), part).image}
+
+    train, validation, test = map(images, ("train", "validation", "test"))
+    assert (len(train), len(validation)) == (37, 4)
+    assert not train & validation
+    assert images("validation", seed=1) == validation
+    assert images("validation", split_seed=1) != validation
+    assert images("train", train_size=20) < train and len(images("train", train_size=20)) == 20
+    assert images("validation", train_size=20) == validation
+    assert images("test", split_seed=1) == test
+    assert images("train", validation=0.0) == train | validation
+
+
+def test_without_validation_images_there_are_no_batches_of_them(config):
+    changed = DataConfig(name=config.name, folder=config.folder, validation=0.0)
+    assert list(open_data(changed, seed=0, batch_size=4, **ONE).evaluation("validation")) == []
+
+
+# Data sets in memory
+
+
+def test_records_are_read_with_their_labels(folder):
+    pipeline = open_data(DataConfig(name="cifar10", folder=folder), seed=0, batch_size=4, **ONE)
+    seen = np.concatenate([everything(pipeline, part).image for part in ("train", "validation")])
+    labels = np.concatenate([everything(pipeline, part).label for part in ("train", "validation")])
+    assert seen.shape == (41, 32, 32, 3)
+    assert sorted(seen[:, 0, 0, 0]) == list(range(41))  # the i-th image is constant, of value i
+    np.testing.assert_array_equal(labels, seen[:, 0, 0, 0] % 10)
+
+
+def test_digits_have_the_test_set_and_the_pixels_of_the_comparison():
+    pipeline = open_data(DataConfig(name="digits", split_seed=3), seed=5, batch_size=50, **ONE)
+    assert (pipeline.num_train, pipeline.data_set.image_shape) == (900, (8, 8, 1))
+    test, expected = everything(pipeline, "test"), digits(DigitsConfig(), 0.0, 0)
+    pixels = (test.image / 255 - pipeline.data_set.mean) / pipeline.data_set.std
+    np.testing.assert_allclose(pixels.reshape(797, 64), expected.test.x, rtol=1e-6)
+    np.testing.assert_array_equal(test.label, expected.test.y)
+    pool = {image.tobytes() for part in ("train", "validation") for image in everything(pipeline, part).image}
+    assert len(pool) == 1000 and not pool & {image.tobytes() for image in test.image}
+
+
+def test_grey_images_are_resized_too():
+    pipeline = open_data(DataConfig(name="digits", image_size=20), seed=0, batch_size=4, **ONE)
+    assert next(pipeline.train(0)).image.shape == (4, 20, 20, 1)
+
+
+# What the user can put right
+
+
+def refused(match, config, batch_size=8, processes=1):
+    with pytest.raises(UserError, match=match):
+        open_data(config, seed=0, batch_size=batch_size, process_index=0, process_count=processes)
+
+
+def test_sizes_that_do_not_fit_are_refused(config):
+    refused("batch_size=38 is more than the 37 training images", config, batch_size=38)
+    refused("multiple of the number of processes, got 8 with 3", config, processes=3)
+    too_many = DataConfig(name=config.name, folder=config.folder, train_size=38)
+    refused(r"train_size=38 is not possible: of the 41 .* leaves 37", too_many)
+
+
+def test_options_that_would_have_no_effect_are_refused(folder):
+    refused("data.workers must be 0, got 2", DataConfig(name="cifar10", folder=folder, workers=2))
+    refused("no data set 'mnist': known are digits, ", DataConfig(name="mnist"))  # pyright: ignore
+
+
+def test_a_data_set_that_is_not_prepared_names_the_command(tmp_path, monkeypatch):
+    refused(rf"prepare --data food101 --folder {tmp_path}", DataConfig(name="food101", folder=tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "there"))
+    refused(rf"cifar100 is not in {tmp_path}/there/cifar100/3\.0\.2", DataConfig(name="cifar100"))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "pets"])
+def test_a_data_set_of_another_kind_is_refused(tmp_path, name):
+    config = DataConfig(name=name, folder=tmp_path)
+    tiny_data.prepare(tmp_path, name, {"train": 4}, "PNG" if name == "cifar10" else "JPEG", changed_classes=1)
+    refused("no split 'test'", config)
+    info = next(tmp_path.rglob("dataset_info.json"))
+    found = json.loads(info.read_text())
+    found["splits"].append(found["splits"][0] | {"name": "test"})
+    info.write_text(json.dumps(found))
+    refused(r"has (11|38) classes, expected (10|37)", config)
+    info.write_text(json.dumps(found | {"fileFormat": "tfrecord"}))
+    refused("is in the format tfrecord, not array_record: prepare it with", config)
+    info.write_text("{")
+    refused("is damaged", config)
+
+
+def test_damaged_records_in_memory_are_refused(tmp_path):
+    tiny_data.prepare(tmp_path, "cifar10", {"train": 40, "test": 4}, "PNG")
+    (records,) = tmp_path.rglob("*train.array_record*")
+    records.write_bytes(records.read_bytes()[:-100])
+    refused("split 'train', cannot be read", DataConfig(name="cifar10", folder=tmp_path))
