@@ -12,6 +12,7 @@ import tyro
 
 from experiments.config import (
     CompareConfig,
+    DataName,
     FlatnessConfig,
     LandscapeConfig,
     MeasureConfig,
@@ -64,6 +65,12 @@ def _train(settings: TrainConfig, command: str) -> None:
         return
     print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in scores.items()))
     print(f"wrote {settings.workdir}: config.json, metrics.jsonl, curves.png, tensorboard, checkpoints")
+
+
+def _prepare(data: DataName, folder: Path, archives: Path | None, trust_archives: bool) -> None:
+    from experiments.prepare import prepare
+
+    prepare(data, folder, archives, trust_archives=trust_archives)
 
 
 def _measure(kind: str, settings: MeasureConfig, command: str) -> None:
@@ -126,6 +133,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         load_train(config, method)  # refuses an unknown name
         return functools.partial(_train, settings)
 
+    def prepare(
+        data: DataName,
+        folder: Path,
+        archives: Path | None = None,
+        trust_archives: bool = False,
+    ) -> Job:
+        """Download a data set, or read its archives, and write it as training reads it. Needs TensorFlow, which
+        training does not: pip install '.[prepare]'.
+
+        Args:
+          data: the data set.
+          folder: of all data sets; training finds it with --data.folder, or in the environment variable TFDS_DATA_DIR.
+          archives: folder with the archives as they are published, to be read in place of downloading them. ImageNet
+            needs it: it cannot be downloaded freely.
+          trust_archives: also read archives whose checksum is not the one that tfds has recorded.
+        """
+        return lambda command: _prepare(data, folder, archives, trust_archives)
+
     def flatness(settings: Annotated[FlatnessConfig, tyro.conf.arg(name="")]) -> Job:
         """Measure how flat trained networks are, and draw them together.
 
@@ -153,6 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[..., Job]] = {
         "compare": compare,
         "train": train,
+        "prepare": prepare,
         "flatness": flatness,
         "landscape": landscape,
     }

@@ -28,7 +28,7 @@ def train(name: str, method: Method) -> TrainConfig:
     plain = OptimConfig(method="plain", base=_BASES[model], learning_rate=2e-3, weight_decay=1e-5, momentum=0.9)
     return TrainConfig(
         workdir=tyro.MISSING,
-        data=DataConfig(name=data, image_size=224, workers=4),  # pyright: ignore[reportArgumentType]
+        data=DataConfig(name=data, image_size=224, workers=0 if data.startswith("cifar") else 4),  # pyright: ignore[reportArgumentType]
         model=ModelConfig(name=model, dropout=0.2, drop_path=0.2),  # pyright: ignore[reportArgumentType]
         optim=optimizer(plain, method, Radii(accelerated=_ACCELERATED)),
         epochs=1,
