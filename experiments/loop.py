@@ -81,7 +81,7 @@ def _record(setup: Setup, state: TrainState, step: int) -> dict[str, Any]:
         "kind": "train",
         "step": step,
         "epoch": setup.epoch(step),
-        **state.sums.means(),
+        **state.sums.means(setup.pipeline.data_set.num_classes),
         "learning_rate": float(setup.chain.learning_rate(step - 1)),
         **diagnostics(state.opt_state, setup.chain.links),
     }

@@ -108,12 +108,12 @@ class Chain(NamedTuple):
 
     Attributes:
       tx: takes the clean gradient of the loss, and the loss's other arguments as extra arguments by name.
-      learning_rate: the schedule of the learning rate.
+      learning_rate: of each step.
       links: names of the links before the base optimizer, in their order.
     """
 
     tx: optax.GradientTransformationExtraArgs
-    learning_rate: optax.Schedule
+    learning_rate: Callable[[Any], Any]
     links: tuple[str, ...]
 
 

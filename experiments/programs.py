@@ -46,7 +46,7 @@ class Programs:
     def compile(self) -> dict[str, Any]:
         """Compiles the training step, the only expensive program; returns what XLA says of it."""
         size, shape = self._setup.config.batch_size, self._setup.pipeline.data_set.image_shape
-        of = functools.partial(jax.ShapeDtypeStruct, sharding=self._mesh.batch)
+        of: Any = functools.partial(jax.ShapeDtypeStruct, sharding=self._mesh.batch)
         columns = (of((size,), dtype) for dtype in (np.int32, np.int32, np.float32))
         batch: Any = Batch(of((size, *shape), np.uint8), *columns)
         start = time.perf_counter()
@@ -81,13 +81,13 @@ class Programs:
         return state._replace(averaging=self._validate(state.averaging, np.float32(loss)))
 
     def evaluate(self, params: Any, model_state: Any, *parts: Part) -> dict[str, float]:
-        """Loss and accuracy over parts of the data, every example counted once."""
-        found = {}
+        """Loss and accuracies over parts of the data, every example counted once."""
+        found, num_classes = {}, self._setup.pipeline.data_set.num_classes
         for part in parts:
             sums = self._zero()
             for batch in self._setup.pipeline.evaluation(part):
                 sums = self._add(params, model_state, sums, self._mesh.put(batch))
-            found |= {f"{part}_{name}": value for name, value in sums.means().items()}
+            found |= {f"{part}_{name}": value for name, value in sums.means(num_classes).items()}
         return found
 
     def result(self, state: TrainState) -> tuple[Any, Any]:

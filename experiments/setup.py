@@ -7,7 +7,7 @@ import jax
 
 from experiments import augment, models
 from experiments.config import TrainConfig, UserError
-from experiments.data import Array, Pipeline, open_data
+from experiments.data import Array, Part, Pipeline, open_data
 from experiments.models import Model
 from experiments.optim import Chain, build
 from experiments.state import TrainState, initial_state
@@ -44,7 +44,7 @@ class Setup(NamedTuple):
         return self.steps // epoch // 2 * epoch
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def parts(self) -> tuple[Part, ...]:
         """What is evaluated beside the training images."""
         return ("validation", "test") if self.config.data.validation > 0 else ("test",)
 

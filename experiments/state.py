@@ -26,21 +26,24 @@ class Sums(NamedTuple):
     Attributes:
       loss: of the losses.
       correct: number of right predictions.
+      correct_in_5: number of labels among the five largest logits.
       examples: their number.
     """
 
     loss: jax.Array
     correct: jax.Array
+    correct_in_5: jax.Array
     examples: jax.Array
 
     @classmethod
     def zero(cls) -> "Sums":
         return cls(*(jnp.zeros((), jnp.float32) for _ in cls._fields))
 
-    def means(self) -> dict[str, float]:
-        """Loss and accuracy per example."""
-        loss, correct, examples = (float(value) for value in jax.device_get(self))
-        return {"loss": loss / examples, "accuracy": correct / examples}
+    def means(self, num_classes: int) -> dict[str, float]:
+        """Loss and accuracy per example, and where there are more than ten classes the accuracy of five guesses."""
+        loss, correct, correct_in_5, examples = (float(value) for value in jax.device_get(self))
+        top5 = {"top5_accuracy": correct_in_5 / examples} if num_classes > 10 else {}
+        return {"loss": loss / examples, "accuracy": correct / examples} | top5
 
 
 class TrainState(NamedTuple):

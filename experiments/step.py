@@ -27,14 +27,14 @@ def cross_entropy(logits: jax.Array, labels: Array, smoothing: float = 0.0) -> j
     return optax.softmax_cross_entropy(logits, target)
 
 
-def is_correct(logits: jax.Array, labels: Array) -> jax.Array:
-    """Whether no class has a larger logit than the label, shape (batch,).
+def rank(logits: jax.Array, labels: Array) -> jax.Array:
+    """How many classes have a larger logit than the label, shape (batch,); all of them where logits are NaN.
 
     It takes no maximum: XLA would merge an argmax with the maximum of the loss, and the gradients that the loss and
     the optimizer could share would be computed twice.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    return jnp.all(logits <= own, axis=-1)
+    return jnp.sum(~(logits <= own), axis=-1)
 
 
 LossFn = Callable[..., tuple[jax.Array, Any]]
@@ -73,14 +73,13 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
 
     size = len(batch.label)
-    correct = is_correct(logits, batch.label).sum()
     return TrainState(
         step=state.step + 1,
         params=params,
         model_state=model_state,
         opt_state=opt_state,
         averaging=AVERAGING[config.averaging].update(state.averaging, params),
-        sums=Sums(state.sums.loss + size * loss, state.sums.correct + correct, state.sums.examples + size),
+        sums=_add(state.sums, size * loss, rank(logits, batch.label), jnp.ones(size)),
         broken=jnp.where((state.broken < 0) & ~jnp.isfinite(loss), state.step + 1, state.broken),
     )
 
@@ -88,6 +87,14 @@ def train_step(
 def evaluation_step(model: Model, data_set: DataSet, params: Any, model_state: Any, sums: Sums, batch: Batch) -> Sums:
     """Adds the losses and right predictions of a batch; examples of weight 0 fill it up and do not count."""
     logits, _ = model.apply(params, model_state, normalise(batch.image, data_set), train=False)
-    loss = jnp.where(batch.weight > 0, cross_entropy(logits, batch.label), 0.0).sum()
-    correct = (is_correct(logits, batch.label) * batch.weight).sum()
-    return Sums(sums.loss + loss, sums.correct + correct, sums.examples + batch.weight.sum())
+    losses = jnp.where(batch.weight > 0, cross_entropy(logits, batch.label), 0.0)
+    return _add(sums, losses.sum(), rank(logits, batch.label), batch.weight)
+
+
+def _add(sums: Sums, loss: jax.Array, ranks: jax.Array, weight: Array) -> Sums:
+    return Sums(
+        loss=sums.loss + loss,
+        correct=sums.correct + jnp.sum((ranks < 1) * weight),
+        correct_in_5=sums.correct_in_5 + jnp.sum((ranks < 5) * weight),
+        examples=sums.examples + weight.sum(),
+    )
