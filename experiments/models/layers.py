@@ -67,6 +67,11 @@ def global_mean(x: jax.Array) -> jax.Array:
     return jnp.mean(x, (1, 2), dtype=jnp.float32)
 
 
+def pad_channels(x: jax.Array, features: int) -> jax.Array:
+    """Zeros after the channels, up to ``features``; the shortcut without parameters."""
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, features - x.shape[-1])))
+
+
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Each element is zero with probability ``rate``, and scaled to keep the mean; nothing happens without a key."""
     return x if key is None else _drop(x, rate, key, x.shape)
