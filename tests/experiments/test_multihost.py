@@ -19,18 +19,18 @@ TRAIN = [
     *("--model.hidden", "16", "--batch-size", "16", "--epochs", "3", "--data.validation", "0.2", "--log-every", "2"),
 ]
 RUN = "import sys; from experiments import main; sys.exit(main.main(sys.argv[1:]))"
-DIE = """
+GETS_A_SIGNAL = """
 import os, signal, sys
 from experiments import main, programs
 
 step = programs.Programs.step
 
-def dying(self, state, batch):
+def interrupted(self, state, batch):
     if int(state.step) == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.{signal})
     return step(self, state, batch)
 
-programs.Programs.step = dying
+programs.Programs.step = interrupted
 sys.exit(main.main(sys.argv[1:]))
 """
 
@@ -57,10 +57,10 @@ def free_port():
         return found.getsockname()[1]
 
 
-def two(programs, folder, workdir):
+def two(programs, folder, workdir, *more):
     """Two processes with two devices each, parameters divided over all four; returns (status, errors) of both."""
     together = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "2"}
-    arguments = ["--devices.multihost", "--devices.fsdp", "4", "--devices.heartbeat-seconds", "10"]
+    arguments = ["--devices.multihost", "--devices.fsdp", "4", "--devices.heartbeat-seconds", "10", *more]
     processes = [
         start(program, folder, workdir, *arguments, devices=2, environment=together | {"JAX_PROCESS_ID": str(i)})
         for i, program in enumerate(programs)
@@ -101,7 +101,7 @@ def test_two_processes_of_two_devices_are_one_of_four(uninterrupted, folder, tmp
 
 
 def test_when_one_of_two_processes_dies_nothing_is_lost(uninterrupted, folder, tmp_path):
-    (survivor, _), (died, _) = two([RUN, DIE], folder, tmp_path / "run")
+    (survivor, _), (died, _) = two([RUN, GETS_A_SIGNAL.format(signal="SIGKILL")], folder, tmp_path / "run")
     assert died == -signal.SIGKILL and survivor != 0
     assert max(steps(tmp_path / "run")) <= 4
     for status, errors in two([RUN, RUN], folder, tmp_path / "run"):
@@ -110,6 +110,17 @@ def test_when_one_of_two_processes_dies_nothing_is_lost(uninterrupted, folder, t
     assert records(tmp_path / "run") == records(uninterrupted)
     (a, _), (b, _) = (last_state(workdir, folder) for workdir in (tmp_path / "run", uninterrupted))
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_of_two_stops_both_at_one_step(folder, tmp_path):
+    """Slow for its 4000 steps: the processes agree on a step that neither has reached."""
+    more = ("--epochs", "1000", "--eval-epochs", "100", "--log-every", "100")
+    programs = [RUN, GETS_A_SIGNAL.format(signal="SIGTERM")]
+    (one, said), (other, _) = two(programs, folder, tmp_path / "run", *more)
+    assert one == other == 75, said
+    (step,) = steps(tmp_path / "run")
+    assert f"stopped at step {step} of 4000" in said and step > 7
 
 
 def test_a_mistake_of_one_process_stops_both(folder, tmp_path):
