@@ -1,7 +1,7 @@
 """Devices and processes: the mesh, where arrays lie on it, and how several processes agree."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -67,13 +67,13 @@ def start(config: DevicesConfig) -> None:
         ) from error
 
 
-def make_mesh(config: DevicesConfig, batch_size: int) -> Mesh:
-    """All devices of all processes, in rows of ``config.fsdp``.
+def make_mesh(config: DevicesConfig, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Devices in rows of ``config.fsdp``; if none are given, all devices of all processes.
 
     Raises:
       UserError: if they cannot be divided so, or the batch cannot be divided among them.
     """
-    count = jax.device_count()
+    count = jax.device_count() if devices is None else len(devices)
     require(
         count % config.fsdp == 0, f"devices.fsdp must divide the number of devices, {count}, got fsdp={config.fsdp}"
     )
@@ -81,7 +81,7 @@ def make_mesh(config: DevicesConfig, batch_size: int) -> Mesh:
         batch_size % count == 0, f"batch_size must be divisible by the number of devices, {count}, got {batch_size}"
     )
     shape = (count // config.fsdp, config.fsdp)
-    return Mesh(jax.make_mesh(shape, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto)))
+    return Mesh(jax.make_mesh(shape, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto), devices=devices))
 
 
 def is_first() -> bool:

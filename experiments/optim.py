@@ -117,21 +117,22 @@ class Chain(NamedTuple):
     links: tuple[str, ...]
 
 
-def build(config: OptimConfig, loss_fn: Callable[..., Any], steps: int, *, has_aux: bool = False) -> Chain:
+def build(config: OptimConfig, loss_fn: Callable[..., Any], steps: int, **options: Any) -> Chain:
     """The optax chain: the method's links (SAM before GAM), then the base optimizer with its weight decay.
 
     Args:
       config: what to build.
       loss_fn: the loss of the parameters and of named arguments.
       steps: number of training steps, after which the learning rate is 0.
-      has_aux: whether the loss returns something beside its value.
+      **options: of the method's links, see :class:`gam_jax.Options`; has_aux, if the loss returns something beside its
+        value.
     """
     relative = _warmup_cosine(config.warmup * steps, steps)
 
     def learning_rate(count: jax.typing.ArrayLike) -> Any:
         return config.learning_rate * relative(count)
 
-    options: Any = {"has_aux": has_aux, "interval": config.interval}
+    options = {"interval": config.interval, **options}
     links = _links(config, loss_fn, lambda rho: _radius(config.rho_schedule, rho, relative), options)
     if config.base == "sgd":
         base = [optax.add_decayed_weights(config.weight_decay), optax.sgd(learning_rate, config.momentum)]

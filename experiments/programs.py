@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,26 +32,27 @@ class Programs:
         data_set = setup.pipeline.data_set
         layout = self._layout
         self._create = jax.jit(setup.init, out_shardings=layout)
-        self._step = jax.jit(
-            functools.partial(train_step, setup.config, setup.seen, setup.loss_fn, setup.chain.tx),
-            in_shardings=(layout, mesh.batch),
-            out_shardings=layout,
-            donate_argnums=0,
-        )
         self._add = jax.jit(functools.partial(evaluation_step, setup.model, data_set), donate_argnums=2)
         self._zero = jax.jit(Sums.zero, out_shardings=mesh.everywhere)
         self._validate = jax.jit(averaging.validate, out_shardings=layout.averaging)
         self._average = jax.jit(averaging.average, out_shardings=layout.params)
         self._refresh = jax.jit(self._running_statistics, out_shardings=layout.model_state)
 
-    def compile(self) -> dict[str, Any]:
-        """Compiles the training step, the only expensive program; returns what XLA says of it."""
-        size, shape = self._setup.config.batch_size, self._setup.pipeline.data_set.image_shape
+    def lower(self, step: Callable[[TrainState, Batch], TrainState] | None = None) -> Any:
+        """Traces the training step, or another one in its place; the mesh may be of devices that do not exist."""
+        setup = self._setup
+        step = step or functools.partial(train_step, setup.config, setup.seen, setup.loss_fn, setup.chain.tx)
+        size, shape = setup.config.batch_size, setup.pipeline.data_set.image_shape
         of: Any = functools.partial(jax.ShapeDtypeStruct, sharding=self._mesh.batch)
         columns = (of((size,), dtype) for dtype in (np.int32, np.int32, np.float32))
         batch: Any = Batch(of((size, *shape), np.uint8), *columns)
+        shardings: Any = {"in_shardings": (self._layout, self._mesh.batch), "out_shardings": self._layout}
+        return jax.jit(step, **shardings, donate_argnums=0).lower(self.abstract, batch)
+
+    def compile(self) -> dict[str, Any]:
+        """Compiles the training step, the only expensive program; returns what XLA says of it."""
         start = time.perf_counter()
-        self._compiled = self._step.lower(self.abstract, batch).compile()
+        self._compiled = self.lower().compile()
         memory = self._compiled.memory_analysis()
         return {
             "compile_seconds": time.perf_counter() - start,

@@ -82,7 +82,15 @@ def set_up(config: TrainConfig) -> Setup:
       UserError: if the data are not there, or something in the config does not fit the rest.
     """
     processes: Any = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    pipeline = open_data(config.data, seed=config.seed, batch_size=config.batch_size, **processes)
+    return assemble(config, open_data(config.data, seed=config.seed, batch_size=config.batch_size, **processes))
+
+
+def assemble(config: TrainConfig, pipeline: Pipeline) -> Setup:
+    """Makes what a run needs beside its data.
+
+    Raises:
+      UserError: if something in the config does not fit the rest.
+    """
     data_set = pipeline.data_set
     fill = tuple(round(255 * value) for value in data_set.mean)
     crop = data_set.in_memory  # the others come cropped at random
