@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -66,6 +67,15 @@ class Checkpoints:
         """
         with self._explained(f"cannot write a checkpoint to {self._manager.directory}"):
             self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and lets go of the folder.
+
+        Raises:
+          UserError: if the disk refused.
+        """
+        with self._explained(f"cannot write a checkpoint to {self._manager.directory}"):
+            self._manager.close()
 
     def restore(self, step: int, expected: State) -> tuple[State, Scores]:
         """Reads one checkpoint.
@@ -142,19 +152,21 @@ def open_checkpoints(workdir: Path, *, keep: int = 1, always: tuple[int, ...] = 
     best = BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
     policy = AnyPreservationPolicy([LatestN(keep), CustomSteps(list(always)), best])
     options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
-    with _manager(workdir, options) as manager:
-        yield Checkpoints(manager)
+    with contextlib.closing(Checkpoints(_manager(workdir, options))) as checkpoints:
+        yield checkpoints
 
 
 @contextlib.contextmanager
 def read_checkpoints(workdir: Path) -> Iterator[Checkpoints]:
     """The checkpoints of a run that another process may still be writing."""
-    with _manager(workdir, ocp.CheckpointManagerOptions(create=False, read_only=True)) as manager:
-        yield Checkpoints(manager)
+    options = ocp.CheckpointManagerOptions(create=False, read_only=True)
+    with contextlib.closing(Checkpoints(_manager(workdir, options))) as checkpoints:
+        yield checkpoints
 
 
 def _manager(workdir: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
     """Orbax on a folder. What it reads is arrays and JSON: nothing in a checkpoint is ever run."""
+    absl.logging.set_verbosity(absl.logging.FATAL)  # orbax raises what it logs
     handlers: Any = {"state": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
     return ocp.CheckpointManager(workdir.absolute() / FOLDER, options=options, item_handlers=handlers)
 

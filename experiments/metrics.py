@@ -1,14 +1,18 @@
 """The numbers of a training run: JSON lines, TensorBoard files, and what the optimizer saw."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  (generated)
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]  (generated)
 
 import gam_jax
+from experiments.config import UserError
 from experiments.mesh import is_first
 from experiments.provenance import provenance
 from experiments.store import Record, Store, open_store
@@ -20,10 +24,12 @@ _ABOUT = ("kind", "step", "session")
 class Metrics:
     """Writes each record to ``metrics.jsonl``, once and for all, and to TensorBoard.
 
-    Only the first process has a store; in the others nothing is written.
+    Only the first process has a store; in the others nothing is written. For TensorBoard there is an event for each
+    record, written at once: tensorboardX's own SummaryWriter writes later, in a thread, and loses what a kill or a full
+    disk keeps it from writing.
     """
 
-    def __init__(self, store: Store | None, board: tensorboardX.SummaryWriter | None):
+    def __init__(self, store: Store | None, board: EventsWriter | None):
         self._store, self._board = store, board
 
     @property
@@ -36,10 +42,16 @@ class Metrics:
         if self._store is None or self._board is None or record in self._store:
             return
         self._store.append(record)
-        for name, value in record.items():
-            if name != "epoch" and isinstance(value, float):
-                self._board.add_scalar(f"{record['kind']}/{name}", value, record["step"])
-        self._board.flush()
+        scalars = [
+            Summary.Value(tag=f"{record['kind']}/{name}", simple_value=value)
+            for name, value in record.items()
+            if name != "epoch" and isinstance(value, float)
+        ]
+        try:
+            self._board.write_event(Event(wall_time=time.time(), step=record["step"], summary=Summary(value=scalars)))
+            self._board.flush()
+        except OSError as error:
+            raise UserError(f"cannot write for TensorBoard: {error}; the same command goes on from there") from error
 
     def begin_session(self, step: int, session: Record, say: Callable[[str], None]) -> None:
         """Records with what, from which step on, the run goes on; says so if that is not what it was before."""
@@ -72,8 +84,22 @@ def open_metrics(workdir: Path, config: dict[str, Any]) -> Iterator[Metrics]:
         yield Metrics(None, None)
         return
     with open_store(workdir, {"config": config}, "metrics.jsonl", _ABOUT) as store:
-        with tensorboardX.SummaryWriter(str(workdir / "tensorboard")) as board:
+        with _open_board(workdir / "tensorboard") as board:
             yield Metrics(store, board)
+
+
+@contextlib.contextmanager
+def _open_board(folder: Path) -> Iterator[EventsWriter]:
+    try:
+        folder.mkdir(exist_ok=True)
+        board = EventsWriter(str(folder / "events"))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error}") from error
+    try:
+        yield board
+    finally:
+        with contextlib.suppress(OSError):  # all is written, or it was said that it is not
+            board.close()
 
 
 def diagnostics(opt_state: Any, links: Sequence[str]) -> dict[str, float]:

@@ -28,13 +28,15 @@ def cross_entropy(logits: jax.Array, labels: Array, smoothing: float = 0.0) -> j
 
 
 def rank(logits: jax.Array, labels: Array) -> jax.Array:
-    """How many classes have a larger logit than the label, shape (batch,); all of them where logits are NaN.
+    """How many other classes have no smaller logit than the label, shape (batch,); all where logits are NaN.
+
+    So ties count as wrong, and a network whose logits are all equal has accuracy 0.
 
     It takes no maximum: XLA would merge an argmax with the maximum of the loss, and the gradients that the loss and
     the optimizer could share would be computed twice.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    return jnp.sum(~(logits <= own), axis=-1)
+    return jnp.sum(~(logits < own), axis=-1) - 1
 
 
 LossFn = Callable[..., tuple[jax.Array, Any]]

@@ -86,7 +86,10 @@ def _check_identity(results: Path, identity: dict[str, Any]) -> None:
     path = results.with_name("config.json")
     if not path.exists():
         require(results.stat().st_size == 0, f"{results} has no config.json beside it: choose another --workdir")
-        write_json(path, identity)
+        try:
+            write_json(path, identity)
+        except OSError as error:
+            raise UserError(f"cannot write results to --workdir {results.parent}: {error}") from error
         return
     refuse_other(results.parent, read_json(path), identity, "--workdir")
 
