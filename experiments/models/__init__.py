@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from experiments.config import ModelConfig, require
-from experiments.models import mlp
+from experiments.models import mlp, pyramidnet, resnet, vit, wide_resnet
+from experiments.models.efficientnet import efficientnet_b0
 from experiments.models.functional import Model as Model
+from experiments.models.swin import swin_t
 
 
 class _Entry(NamedTuple):
@@ -14,8 +16,25 @@ class _Entry(NamedTuple):
     options: frozenset[str]
 
 
+_CONVOLUTIONAL = frozenset({"width", "dtype", "remat"})
+_TRANSFORMER = _CONVOLUTIONAL | {"dropout", "drop_path"}
 _MODELS: dict[str, _Entry] = {
     "mlp": _Entry(mlp.model, frozenset({"hidden"})),
+    "resnet18": _Entry(resnet.resnet18, _CONVOLUTIONAL),
+    "resnet20": _Entry(resnet.resnet20, _CONVOLUTIONAL),
+    "resnet50": _Entry(resnet.resnet50, _CONVOLUTIONAL),
+    "resnet101": _Entry(resnet.resnet101, _CONVOLUTIONAL),
+    "wrn28_2": _Entry(wide_resnet.wrn28_2, _CONVOLUTIONAL),
+    "wrn28_10": _Entry(wide_resnet.wrn28_10, _CONVOLUTIONAL),
+    "pyramidnet110": _Entry(pyramidnet.pyramidnet110, _CONVOLUTIONAL),
+    "resnext": _Entry(resnet.resnext, _CONVOLUTIONAL),
+    "vit": _Entry(vit.vit, _TRANSFORMER),
+    "vit_s32": _Entry(vit.vit_s32, _TRANSFORMER),
+    "vit_b32": _Entry(vit.vit_b32, _TRANSFORMER),
+    "efficientnet_b0": _Entry(
+        efficientnet_b0, frozenset({"width", "dtype", "remat", "dropout", "drop_path", "pretrained"})
+    ),
+    "swin_t": _Entry(swin_t, frozenset({"width", "dtype", "remat", "drop_path", "pretrained"})),
 }
 
 NAMES: tuple[str, ...] = tuple(_MODELS)
@@ -33,6 +52,6 @@ def build(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: i
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name != "name" and value != field.default and field.name not in _MODELS[config.name].options:
-            takers = [name for name, entry in _MODELS.items() if field.name in entry.options]
-            require(False, f"{config.name!r} has no model.{field.name}, got {value}; {', '.join(takers)} take it")
+            having = ", ".join(name for name, entry in _MODELS.items() if field.name in entry.options)
+            require(False, f"{config.name!r} has no model.{field.name}, got {value}; it is an option of {having}")
     return _MODELS[config.name].make(config, image_shape, num_classes)

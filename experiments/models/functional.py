@@ -44,9 +44,7 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module], config: ModelConfig) -> M
         params: Params, model_state: State, images: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, State]:
         if train and random and key is None:
-            raise ValueError(
-                f"{config.name} with {config.dropout=} and {config.drop_path=} trains with a key, got None"
-            )
+            raise ValueError(f"{config.name} needs a key to train with {config.dropout=}, {config.drop_path=}")
         variables = (nnx.restore_int_paths(params), nnx.restore_int_paths(model_state))
         module: Any = nnx.merge(graph, *variables, copy=True)  # a copy: calls may be nested in each other's derivatives
         logits = module(images.astype(config.dtype), train, key if train and random else None)

@@ -12,13 +12,15 @@ from experiments.config import ModelConfig
 from experiments.models.functional import Model, functional, run_blocks
 from experiments.models.layers import BatchNorm, classifier, conv, global_mean, pad_channels, scaled
 
-BLOCKS_PER_STAGE = 18
-ALPHA = 270
-
 
 def pyramidnet110(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
     """PyramidNet-110, alpha 270."""
-    return functional(lambda rngs: PyramidNet(config, image_shape[2], num_classes, rngs), config)
+    return model(110, 270, config, image_shape, num_classes)
+
+
+def model(depth: int, alpha: int, config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
+    """PyramidNet of this depth, 2 more than a multiple of 6, that widens from 16 to 16 + alpha channels."""
+    return functional(lambda rngs: PyramidNet(depth, alpha, config, image_shape[2], num_classes, rngs), config)
 
 
 class Block(nnx.Module):
@@ -45,18 +47,18 @@ def _mean_of_patches(x: jax.Array, size: int) -> jax.Array:
 
 
 class PyramidNet(nnx.Module):
-    """110 layers: convolution and BN, three stages of 18 blocks, BN-ReLU, mean over all pixels, linear classifier."""
+    """Convolution and BN, three stages of blocks, BN-ReLU, mean over all pixels, linear classifier."""
 
-    def __init__(self, config: ModelConfig, channels: int, num_classes: int, rngs: nnx.Rngs):
+    def __init__(self, depth: int, alpha: int, config: ModelConfig, channels: int, num_classes: int, rngs: nnx.Rngs):
         self.remat = config.remat
         features = scaled(16, config.width)
         self.stem = conv(channels, features, 3, dtype=config.dtype, rngs=rngs)
         self.stem_norm = BatchNorm(features)
         self.blocks = nnx.List([])
-        blocks = 3 * BLOCKS_PER_STAGE
-        for index in range(blocks):
-            stride = 2 if index in (BLOCKS_PER_STAGE, 2 * BLOCKS_PER_STAGE) else 1
-            outer = scaled(round(16 + ALPHA * (index + 1) / blocks), config.width)
+        per_stage = (depth - 2) // 6
+        for index in range(3 * per_stage):
+            stride = 2 if index in (per_stage, 2 * per_stage) else 1
+            outer = scaled(round(16 + alpha * (index + 1) / (3 * per_stage)), config.width)
             self.blocks.append(Block(features, outer, stride, config.dtype, rngs))
             features = outer
         self.norm = BatchNorm(features)

@@ -48,33 +48,34 @@ class Architecture(NamedTuple):
 
 def resnet18(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
     """ResNet-18."""
-    return _model(Architecture((2, 2, 2, 2), 64, 64, 64), config, image_shape, num_classes)
+    return model(Architecture((2, 2, 2, 2), 64, 64, 64), config, image_shape, num_classes)
 
 
 def resnet20(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
     """ResNet-20 of section 4.2, whose shortcuts have no parameters (option A)."""
-    return _model(Architecture((3, 3, 3), 16, 16, 16, projection=False), config, image_shape, num_classes)
+    return model(Architecture((3, 3, 3), 16, 16, 16, projection=False), config, image_shape, num_classes)
 
 
 def resnet50(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
     """ResNet-50."""
-    return _model(Architecture((3, 4, 6, 3), 64, 64, 256, bottleneck=True), config, image_shape, num_classes)
+    return model(Architecture((3, 4, 6, 3), 64, 64, 256, bottleneck=True), config, image_shape, num_classes)
 
 
 def resnet101(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
     """ResNet-101."""
-    return _model(Architecture((3, 4, 23, 3), 64, 64, 256, bottleneck=True), config, image_shape, num_classes)
+    return model(Architecture((3, 4, 23, 3), 64, 64, 256, bottleneck=True), config, image_shape, num_classes)
 
 
 def resnext(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
     """ResNeXt-29, 8 groups of 64 channels."""
     architecture = Architecture((3, 3, 3), 64, 512, 256, bottleneck=True, groups=8)
-    return _model(architecture, config, image_shape, num_classes)
+    return model(architecture, config, image_shape, num_classes)
 
 
-def _model(
+def model(
     architecture: Architecture, config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int
 ) -> Model:
+    """The network with these sizes."""
     return functional(lambda rngs: ResNet(architecture, config, image_shape, num_classes, rngs), config)
 
 

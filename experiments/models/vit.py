@@ -34,22 +34,23 @@ class Architecture(NamedTuple):
 
 def vit(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
     """A ViT for 32 x 32 images."""
-    return _model(Architecture(patch=4, embedding=192, heads=3), config, image_shape, num_classes)
+    return model(Architecture(patch=4, embedding=192, heads=3), config, image_shape, num_classes)
 
 
 def vit_s32(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
     """ViT-S/32."""
-    return _model(Architecture(patch=32, embedding=384, heads=6), config, image_shape, num_classes)
+    return model(Architecture(patch=32, embedding=384, heads=6), config, image_shape, num_classes)
 
 
 def vit_b32(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
     """ViT-B/32."""
-    return _model(Architecture(patch=32, embedding=768, heads=12), config, image_shape, num_classes)
+    return model(Architecture(patch=32, embedding=768, heads=12), config, image_shape, num_classes)
 
 
-def _model(
+def model(
     architecture: Architecture, config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int
 ) -> Model:
+    """The network with these sizes."""
     require(
         all(n % architecture.patch == 0 for n in image_shape[:2]),
         f"{config.name!r} needs images whose height and width are multiples of {architecture.patch}, "

@@ -19,12 +19,17 @@ from experiments.models.layers import BatchNorm, classifier, conv, global_mean, 
 
 def wrn28_2(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
     """WRN-28-2."""
-    return functional(lambda rngs: WideResNet(2, config, image_shape[2], num_classes, rngs), config)
+    return model(28, 2, config, image_shape, num_classes)
 
 
 def wrn28_10(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
     """WRN-28-10."""
-    return functional(lambda rngs: WideResNet(10, config, image_shape[2], num_classes, rngs), config)
+    return model(28, 10, config, image_shape, num_classes)
+
+
+def model(depth: int, factor: int, config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
+    """WRN-depth-factor; the depth is 4 more than a multiple of 6."""
+    return functional(lambda rngs: WideResNet(depth, factor, config, image_shape[2], num_classes, rngs), config)
 
 
 class Block(nnx.Module):
@@ -45,15 +50,15 @@ class Block(nnx.Module):
 
 
 class WideResNet(nnx.Module):
-    """28 layers: a convolution, three stages of four blocks, BN-ReLU, mean over all pixels, linear classifier."""
+    """Convolution, three stages of blocks, BN-ReLU, mean over all pixels, linear classifier."""
 
-    def __init__(self, factor: int, config: ModelConfig, channels: int, num_classes: int, rngs: nnx.Rngs):
+    def __init__(self, depth: int, factor: int, config: ModelConfig, channels: int, num_classes: int, rngs: nnx.Rngs):
         self.remat = config.remat
         features = scaled(16, config.width)
         self.stem = conv(channels, features, 3, dtype=config.dtype, rngs=rngs)
         self.blocks = nnx.List([])
         for stage in range(3):
-            for index in range(4):
+            for index in range((depth - 4) // 6):
                 stride = 2 if stage > 0 and index == 0 else 1
                 outer = scaled(16 * factor * 2**stage, config.width)
                 self.blocks.append(Block(features, outer, stride, config.dtype, rngs))
