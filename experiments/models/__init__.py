@@ -16,25 +16,23 @@ class _Entry(NamedTuple):
     options: frozenset[str]
 
 
-_CONVOLUTIONAL = frozenset({"width", "dtype", "remat"})
-_TRANSFORMER = _CONVOLUTIONAL | {"dropout", "drop_path"}
+_ALL_BUT_MLP = frozenset({"width", "dtype", "remat"})
+_VIT = _ALL_BUT_MLP | {"dropout", "drop_path"}
 _MODELS: dict[str, _Entry] = {
     "mlp": _Entry(mlp.model, frozenset({"hidden"})),
-    "resnet18": _Entry(resnet.resnet18, _CONVOLUTIONAL),
-    "resnet20": _Entry(resnet.resnet20, _CONVOLUTIONAL),
-    "resnet50": _Entry(resnet.resnet50, _CONVOLUTIONAL),
-    "resnet101": _Entry(resnet.resnet101, _CONVOLUTIONAL),
-    "wrn28_2": _Entry(wide_resnet.wrn28_2, _CONVOLUTIONAL),
-    "wrn28_10": _Entry(wide_resnet.wrn28_10, _CONVOLUTIONAL),
-    "pyramidnet110": _Entry(pyramidnet.pyramidnet110, _CONVOLUTIONAL),
-    "resnext": _Entry(resnet.resnext, _CONVOLUTIONAL),
-    "vit": _Entry(vit.vit, _TRANSFORMER),
-    "vit_s32": _Entry(vit.vit_s32, _TRANSFORMER),
-    "vit_b32": _Entry(vit.vit_b32, _TRANSFORMER),
-    "efficientnet_b0": _Entry(
-        efficientnet_b0, frozenset({"width", "dtype", "remat", "dropout", "drop_path", "pretrained"})
-    ),
-    "swin_t": _Entry(swin_t, frozenset({"width", "dtype", "remat", "drop_path", "pretrained"})),
+    "resnet18": _Entry(resnet.resnet18, _ALL_BUT_MLP),
+    "resnet20": _Entry(resnet.resnet20, _ALL_BUT_MLP),
+    "resnet50": _Entry(resnet.resnet50, _ALL_BUT_MLP),
+    "resnet101": _Entry(resnet.resnet101, _ALL_BUT_MLP),
+    "wrn28_2": _Entry(wide_resnet.wrn28_2, _ALL_BUT_MLP),
+    "wrn28_10": _Entry(wide_resnet.wrn28_10, _ALL_BUT_MLP),
+    "pyramidnet110": _Entry(pyramidnet.pyramidnet110, _ALL_BUT_MLP),
+    "resnext": _Entry(resnet.resnext, _ALL_BUT_MLP),
+    "vit": _Entry(vit.vit, _VIT),
+    "vit_s32": _Entry(vit.vit_s32, _VIT),
+    "vit_b32": _Entry(vit.vit_b32, _VIT),
+    "efficientnet_b0": _Entry(efficientnet_b0, _ALL_BUT_MLP | {"dropout", "drop_path", "pretrained"}),
+    "swin_t": _Entry(swin_t, _ALL_BUT_MLP | {"drop_path", "pretrained"}),
 }
 
 NAMES: tuple[str, ...] = tuple(_MODELS)

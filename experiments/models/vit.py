@@ -1,8 +1,8 @@
 """Vision transformer (Dosovitskiy et al. 2021): pre-norm, learned positions, classified by a class token.
 
 The layers are one scanned layer whose parameters are stacked along a leading axis, so that neither the program nor the
-time to compile it grows with depth. Weights are initialised as in DeiT (Touvron et al. 2021): normal, truncated at two
-standard deviations, 0.02.
+time to compile it grows with depth. GELU is the tanh approximation, as in the authors' JAX code. Weights are
+initialised as in DeiT (Touvron et al. 2021): normal, truncated at two standard deviations, 0.02.
 
 | network | image | patch | embedding | layers | heads | classes | parameters | published as |
 | ------- | ----- | ----- | --------- | ------ | ----- | ------- | ---------- | ------------ |
