@@ -1,0 +1,55 @@
+"""Which network is trained."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Literal
+
+from experiments.config.checks import require
+
+ModelName = Literal[
+    "mlp",
+    "resnet18",
+    "resnet20",
+    "resnet50",
+    "resnet101",
+    "wrn28_2",
+    "wrn28_10",
+    "pyramidnet110",
+    "resnext",
+    "vit",
+    "vit_s32",
+    "vit_b32",
+    "efficientnet_b0",
+    "swin_t",
+]
+"""Networks."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A network. An option that a network does not have is refused."""
+
+    name: ModelName
+    """The network."""
+    width: float = 1.0
+    """Factor on the number of channels; 1 is the published network."""
+    hidden: tuple[int, ...] = (128, 128)
+    """Widths of the hidden layers of mlp."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters, statistics and logits are float32."""
+    remat: bool = False
+    """Compute the activations of each block anew in the backward pass, for less memory."""
+    dropout: float = 0.0
+    """Probability of dropping a feature before the classifier."""
+    drop_path: float = 0.0
+    """Probability of dropping the last residual branch; linearly less for the ones before it."""
+    pretrained: Path | None = None
+    """Start from the weights in this .safetensors file."""
+
+    def __post_init__(self):
+        require(math.isfinite(self.width) and self.width > 0, f"model.width must be a number > 0, got {self.width}")
+        require(all(n >= 1 for n in self.hidden), f"model.hidden must hold widths >= 1, got {self.hidden}")
+        for name in ("dropout", "drop_path"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"model.{name} must be a probability in [0, 1), got {value}")

@@ -1,0 +1,137 @@
+"""One training run: data, network, optimizer, and everything around them."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from experiments.config.checks import require, require_at_least, require_momentum
+from experiments.config.data import DataConfig
+from experiments.config.model import ModelConfig
+from experiments.optim import HYPERPARAMETERS, TUNABLE, OptimConfig
+
+Averaging = Literal["none", "swad"]
+"""What to do with the iterates: take the last one, or average them (gam_jax.averaging.swad)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DevicesConfig:
+    """Where a run computes; it changes how fast, not what (but for rounding)."""
+
+    fsdp: int = 1
+    """Devices among which parameters and optimizer state are divided; the others hold copies of them."""
+    multihost: bool = False
+    """This is one of several processes. TPU pods, Slurm and Open MPI are recognised; elsewhere set the environment
+    variables JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
+    heartbeat_seconds: int = 100
+    """After so long without a sign of life from one process, the others stop."""
+
+    def __post_init__(self):
+        require_at_least(self, 1, "fsdp", "heartbeat_seconds", prefix="devices.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointsConfig:
+    """When to save, and what to keep. The state at half-time, at the end and at the best epoch is always kept."""
+
+    every: int | None = None
+    """Save every so many steps, beside the end of each evaluated epoch."""
+    keep: int = 2
+    """Number of latest checkpoints to keep."""
+
+    def __post_init__(self):
+        require_at_least(self, 1, "keep", prefix="checkpoints.")
+        if self.every is not None:
+            require_at_least(self, 1, "every", prefix="checkpoints.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run with one method."""
+
+    workdir: Path
+    """Folder of the results. Started again on the same folder, the same command goes on where it stopped."""
+    data: DataConfig
+    """The data."""
+    model: ModelConfig
+    """The network."""
+    optim: Annotated[OptimConfig, tyro.conf.arg(name="")]
+    """The method and its hyper-parameters."""
+    epochs: int
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images in a step, over all devices."""
+    steps: int | None = None
+    """Stop after so many steps, in place of epochs."""
+    label_smoothing: float = 0.0
+    """Probability that the target gives to the other classes, spread evenly over them."""
+    averaging: Averaging = "none"
+    """swad: take the average of the iterates that the validation loss chooses, in place of the last ones."""
+    seed: int = 0
+    """Decides label noise, initial parameters, the order of the examples and their augmentation."""
+    eval_epochs: int = 1
+    """Evaluate after every so many epochs, and at the end."""
+    log_every: int = 100
+    """Write the training loss every so many steps, and at the end of each epoch."""
+    devices: DevicesConfig = DevicesConfig()
+    """Where to compute."""
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
+    """When to save."""
+
+    def __post_init__(self):
+        require_at_least(self, 1, "epochs", "batch_size", "eval_epochs", "log_every")
+        require_at_least(self, 0, "seed")
+        if self.steps is not None:
+            require_at_least(self, 1, "steps")
+        require(
+            0 <= self.label_smoothing < 1,
+            f"label_smoothing must be a probability in [0, 1), got {self.label_smoothing}",
+        )
+        require(
+            self.averaging == "none" or self.data.validation > 0,
+            "averaging='swad' chooses by the validation loss: data.validation must be above 0, got 0",
+        )
+        _check_optim(self.optim)
+
+    def identity(self) -> dict[str, Any]:
+        """Whatever decides the results, as JSON holds it: not where files lie, nor where it is computed."""
+        fields = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        for name in ("workdir", "devices", "checkpoints"):
+            del fields[name]
+        for name in ("folder", "workers"):
+            del fields["data"][name]
+        return fields
+
+    @classmethod
+    def of(cls, workdir: Path, identity: dict[str, Any]) -> "TrainConfig":
+        """The config with this identity, and for the rest the defaults."""
+        model = dict(identity["model"])
+        model["hidden"] = tuple(model["hidden"])
+        model["pretrained"] = None if model["pretrained"] is None else Path(model["pretrained"])
+        rebuilt: dict[str, Any] = {
+            "data": DataConfig(**identity["data"]),
+            "model": ModelConfig(**model),
+            "optim": OptimConfig(**identity["optim"]),
+        }
+        return cls(**{**identity, **rebuilt, "workdir": workdir})
+
+
+def _check_optim(optim: OptimConfig) -> None:
+    names = HYPERPARAMETERS[optim.method]
+    for field in dataclasses.fields(OptimConfig):
+        name, value = field.name, getattr(optim, field.name)
+        if name in names:
+            require(value is not None, f"{optim.method!r} needs {name}")
+            require(math.isfinite(value) and value >= 0, f"{name} must be a finite number >= 0, got {value}")
+        elif name in TUNABLE:
+            require(value is None, f"{optim.method!r} has no {name}: its hyper-parameters are {', '.join(names)}")
+    require_momentum(optim.momentum)
+    require(0 <= optim.warmup < 1, f"warmup must be a fraction of the steps in [0, 1), got {optim.warmup}")
+    require_at_least(optim, 1, "interval")
+    require(
+        optim.method != "plain" or (optim.interval, optim.rho_schedule) == (1, "constant"),
+        f"'plain' has no interval and no rho_schedule, got {optim.interval} and {optim.rho_schedule!r}",
+    )
