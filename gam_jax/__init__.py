@@ -3,6 +3,7 @@
 from importlib.metadata import version as _version
 
 from gam_jax import flatness as flatness
+from gam_jax._hold import Held as Held
 from gam_jax._options import Options as Options
 from gam_jax._transform import Diagnostics as Diagnostics
 from gam_jax._transform import State as State

@@ -11,7 +11,7 @@ from gam_jax._linearize import linearize
 from gam_jax._loss import Loss, split_batch
 from gam_jax._mesh import as_varying, mean_over, varying_axes
 from gam_jax._options import Options
-from gam_jax._types import PyTree
+from gam_jax._types import HvpMode, PyTree
 
 
 class Point(NamedTuple):
@@ -48,27 +48,28 @@ class Curvature:
         local = self._local(params)
         return Point(*self._mean(lambda arguments: self._gradient(local, arguments)))
 
-    def linearized_at(self, params: PyTree) -> tuple[Point, Product]:
-        """Value, gradient and a function ``v -> H v``; cost 1 gradient, and 2 for each product.
+    def linearized_at(self, params: PyTree, hvp: HvpMode) -> tuple[Point, Product]:
+        """Value, gradient and a function ``v -> H v``; cost 1 gradient, and 2 for each product (1 by differences).
 
         With microbatches the intermediate values of the gradient are gone when the product is asked for, so that a
-        product costs 3.
+        product costs 3 (2 by differences).
         """
         local = self._local(params)
         if self.options.num_microbatches in (None, 1):
-            point, product = self._linearized(local, self.arguments)
-            return Point(self._pmean(point.value), point.aux, self._pmean(point.grad)), self._checked(product, local)
+            point, product = self._linearized(local, self.arguments, hvp)
+            point = Point(self._pmean(point.value), point.aux, self._pmean(point.grad))
+            return point, self._checked(product, local, hvp)
 
         def in_parts(v: PyTree) -> PyTree:
-            return self._mean(lambda arguments: (None, None, self._linearized(local, arguments)[1](v)))[2]
+            return self._mean(lambda arguments: (None, None, self._linearized(local, arguments, hvp)[1](v)))[2]
 
-        return self.at(params), self._checked(in_parts, local)
+        return self.at(params), self._checked(in_parts, local, hvp)
 
     def _gradient(self, params: PyTree, arguments: Any) -> Point:
         (value, aux), grad = jax.value_and_grad(self.loss, has_aux=True)(params, arguments)
         return Point(value, aux, grad)
 
-    def _linearized(self, params: PyTree, arguments: Any) -> tuple[Point, Product]:
+    def _linearized(self, params: PyTree, arguments: Any, hvp: HvpMode) -> tuple[Point, Product]:
         """Gradient and Hessian-vector product on one microbatch, on one replica."""
 
         def gradient(params: PyTree) -> tuple[PyTree, tuple[jax.Array, Any]]:
@@ -79,7 +80,7 @@ class Curvature:
             shifted = gradient(add_scaled(params, self.options.rho_prime, v))[0]
             return scale_by(1 / self.options.rho_prime, subtract(shifted, grad))
 
-        match self.options.hvp:
+        match hvp:
             case "linearize":
                 grad, (value, aux), product = linearize(gradient, params)
             case "jvp":
@@ -93,12 +94,12 @@ class Curvature:
                 product = difference
         return Point(value, aux, grad), product
 
-    def _checked(self, product: Product, params: PyTree) -> Product:
+    def _checked(self, product: Product, params: PyTree, hvp: HvpMode) -> Product:
         """The product on directions of any float dtype, averaged over replicas, in the dtypes of the parameters."""
 
         def apply(v: PyTree) -> PyTree:
             v = self._local(v)
-            if self.options.hvp != "finite_difference":
+            if hvp != "finite_difference":
                 v = cast_like(v, params)
             return self._pmean(cast_like(product(v), params))
 

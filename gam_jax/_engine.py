@@ -11,7 +11,7 @@ from gam_jax._curvature import Curvature, Point
 from gam_jax._loss import Loss
 from gam_jax._mesh import as_varying, mean_over
 from gam_jax._options import Options, resolve_mask
-from gam_jax._types import PyTree
+from gam_jax._types import HvpMode, PyTree
 
 
 class NormGradient(NamedTuple):
@@ -49,9 +49,9 @@ class Engine:
         """grad L; cost 1."""
         return self.curvature.at(params).grad
 
-    def norm_gradient(self, params: PyTree) -> NormGradient:
-        """||grad L|| and its gradient, a Hessian-vector product; cost 3."""
-        point, product = self.curvature.linearized_at(params)
+    def norm_gradient(self, params: PyTree, hvp: HvpMode | None = None) -> NormGradient:
+        """||grad L|| and its gradient, a Hessian-vector product; cost 3, by finite differences 2."""
+        point, product = self.curvature.linearized_at(params, hvp or self.options.hvp)
         return NormGradient(point, self.metric.norm(point.grad), product(self.metric.direction(point.grad)))
 
     def clean_gradient(self, updates: PyTree) -> PyTree:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from gam_jax._types import HvpMode, PyTree
+from gam_jax._types import Between, HvpMode, PyTree
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
@@ -23,8 +23,15 @@ class Options:
 
     Attributes:
       has_aux: the loss returns ``(loss, aux)``. A chain link drops aux; ``gam_value_and_grad`` returns it.
-      interval: the method acts on steps 0, k, 2k, ... only and passes the updates on unchanged on the others, which
-        then cost nothing beyond the caller's gradient. An integer k >= 1, or a function step count -> bool.
+      interval: the method acts on steps 0, k, 2k, ... only; the others cost nothing beyond the caller's gradient. An
+        integer k >= 1, or a function step count -> bool.
+      between: what happens on the other steps. "skip" (default) passes the updates on unchanged. "hold" adds the last
+        term again: what the method added to the updates on the last step on which it acted, coefficients included
+        (for a method that replaces them, the difference of its result to the clean gradient). The state then holds
+        one buffer like the parameters, see :class:`gam_jax.Held`.
+      max_ratio: what is added, fresh or held, is shortened where its norm exceeds this multiple of the norm of the
+        incoming updates (with ``per_replica``: each replica's own). None (default) is no limit. Terms far longer than
+        the gradient, and above all held ones, are what makes a cheap recipe diverge.
       hvp: how Hessian-vector products are computed, in the methods that have any. "linearize" (default) and "jvp" are
         forward over reverse, exact; "linearize" also serves losses with a custom_vjp inside. "reverse" is reverse
         over reverse, exact, for losses without forward mode. "finite_difference" is
@@ -35,7 +42,8 @@ class Options:
       adaptive: ascents and norms in the metric ``T = |w|`` (ASAM).
       axis_name: the mesh axis or axes of the replicas, inside shard_map or pmap. The updates that come out are
         averaged over it, whether those that come in are or not.
-      per_replica: each replica perturbs with its own gradient (m-sharpness); one average, at the end.
+      per_replica: each replica perturbs with its own gradient (m-sharpness); one average, at the end. With
+        ``between="hold"`` acting steps take one more, of the term.
       num_microbatches: the leading axis of the array arguments of the loss is split in so many parts, and every
         pass accumulates over them. None is 1.
       eps: the xi of Algorithm 1, added to norms that divide.
@@ -43,6 +51,8 @@ class Options:
 
     has_aux: bool = False
     interval: int | Callable[[jax.Array], Any] = 1
+    between: Between = "skip"
+    max_ratio: float | jax.Array | None = None
     hvp: HvpMode = "linearize"
     rho_prime: float | jax.Array = 1e-3
     perturb_mask: PyTree | Callable[[PyTree], PyTree] | None = None
@@ -53,12 +63,16 @@ class Options:
     eps: float | jax.Array = 1e-12
 
     def __post_init__(self):
-        if self.hvp not in get_args(HvpMode):
-            raise ValueError(f"hvp must be one of {get_args(HvpMode)}, got {self.hvp!r}")
+        check_choice("hvp", self.hvp, get_args(HvpMode))
+        check_choice("between", self.between, get_args(Between))
         check_coefficient("eps", self.eps)
         check_coefficient("rho_prime", self.rho_prime, positive=True)
         if not callable(self.interval):
             _check_count("interval", self.interval, "or a function count -> bool")
+            if self.between == "hold" and not isinstance(self.interval, Tracer) and self.interval == 1:
+                raise ValueError("between='hold' has no steps to act on: it needs interval > 1, got interval=1")
+        if self.max_ratio is not None:
+            check_coefficient("max_ratio", self.max_ratio, positive=True)
         if self.num_microbatches is not None:
             if isinstance(self.num_microbatches, Tracer):
                 raise TypeError("num_microbatches must be static: in optax.inject_hyperparams name it in static_args")
@@ -72,6 +86,8 @@ class OptionArgs(TypedDict, total=False):
 
     has_aux: bool
     interval: int | Callable[[jax.Array], Any]
+    between: Between
+    max_ratio: float | jax.Array | None
     hvp: HvpMode
     perturb_mask: PyTree | Callable[[PyTree], PyTree] | None
     adaptive: bool
@@ -115,6 +131,12 @@ def check_coefficient(name: str, value: Any, *, positive: bool = False, at_most:
     number = np.asarray(value, np.float64)
     if number.shape or not 0 <= number <= at_most or number == math.inf or (positive and number == 0):
         raise ValueError(message)
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raises unless the value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {name}={value!r}")
 
 
 def _check_count(name: str, value: Any, otherwise: str) -> None:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gam_jax._ascent import cast_like, wide_dtype
+from gam_jax._ascent import add_scaled, cast_like, subtract, wide_dtype
 from gam_jax._engine import Engine
+from gam_jax._hold import bound, hold, nothing_held
 from gam_jax._loss import bind, named_arguments
 from gam_jax._options import Options, check_coefficient, check_params
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
@@ -21,10 +22,12 @@ class State(NamedTuple):
       count: the number of updates so far, int32.
       diagnostics: a NamedTuple of float32 scalars, from the last step on which the method acted and they were finite.
         Read them with ``optax.tree.get(opt_state, "grad_norm")``.
+      held: what ``between="hold"`` keeps (:class:`gam_jax.Held`); otherwise ``()``.
     """
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     diagnostics: Any
+    held: Any = ()
 
 
 class Diagnostics(NamedTuple):
@@ -66,13 +69,15 @@ def from_rule(
       options: the shared options.
     """
     pick, loss = named_arguments(loss_fn), bind(loss_fn, options.has_aux)
+    holds = options.between == "hold"
     for name, value in coefficients.items():
         check_coefficient(name, value)
 
     def init(params: PyTree) -> State:
         check_params(params, params)
         fields = diagnostics.__annotations__
-        return State(jnp.zeros((), jnp.int32), diagnostics(*(jnp.zeros((), jnp.float32) for _ in fields)))
+        seen = diagnostics(*(jnp.zeros((), jnp.float32) for _ in fields))
+        return State(jnp.zeros((), jnp.int32), seen, nothing_held(params) if holds else ())
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, State]:
         check_params(params, updates)
@@ -81,12 +86,20 @@ def from_rule(
         updates = cast_like(updates, updates)  # drops weak types, which both branches below must agree on
         values = {name: resolve(value, state.count, engine.params) for name, value in coefficients.items()}
 
-        def act() -> tuple[PyTree, Any]:
+        def act() -> tuple[PyTree, Any, Any]:
             new, seen = rule(engine, updates, **values)
-            return cast_like(new, updates), keep_finite(engine.after(seen), state.diagnostics)
+            new, held = cast_like(new, updates), state.held
+            if holds:
+                held = hold(engine.after(subtract(new, updates)), held)
+            return new, keep_finite(engine.after(seen), state.diagnostics), held
 
-        new, seen = on_interval(options.interval, state.count, act, lambda: (updates, state.diagnostics))
-        return engine.after(new), State(jnp.asarray(optax.safe_increment(state.count)), seen)
+        def rest() -> tuple[PyTree, Any, Any]:
+            new = add_scaled(updates, 1.0, state.held.term) if holds else updates
+            return new, state.diagnostics, state.held
+
+        new, seen, held = on_interval(options.interval, state.count, act, rest)
+        new = engine.after(bound(new, updates, options.max_ratio))
+        return new, State(jnp.asarray(optax.safe_increment(state.count)), seen, held)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

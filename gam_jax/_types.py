@@ -11,3 +11,4 @@ LossFn = Callable[..., Any]
 ScalarOrSchedule = float | jax.Array | Callable[[jax.Array], Any]
 """A float, a traced scalar, or an optax schedule (step count -> scalar)."""
 HvpMode = Literal["linearize", "jvp", "reverse", "finite_difference"]
+Between = Literal["skip", "hold"]

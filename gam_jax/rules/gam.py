@@ -1,22 +1,27 @@
 """Gradient norm Aware Minimization, exact (Algorithm 1 of the paper)."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any, Unpack, get_args
 
 import jax
 import optax
 
 from gam_jax._ascent import add_scaled, cast_like, cosine, global_norm, scale_by
+from gam_jax._curvature import Point
 from gam_jax._engine import Engine
+from gam_jax._hold import bound
 from gam_jax._loss import bind
-from gam_jax._options import OptionArgs, Options, check_coefficient, check_params, with_options
+from gam_jax._options import OptionArgs, Options, check_choice, check_coefficient, check_params, with_options
 from gam_jax._transform import Diagnostics, from_rule, on_interval, resolve
-from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
+from gam_jax._types import HvpMode, LossFn, PyTree, ScalarOrSchedule
 
 
-def _algorithm_1(engine: Engine, h_loss: PyTree | None, rho: jax.Array, alpha: jax.Array):
+def _algorithm_1(
+    engine: Engine, h_loss: PyTree | None, rho: jax.Array, alpha: jax.Array, ascent_hvp: HvpMode | None
+) -> tuple[Point, PyTree, Diagnostics]:
     """Lines 6 to 10 of Algorithm 1; without ``h_loss`` the oracle loss is the loss itself."""
-    here = engine.norm_gradient(engine.params)  # line 6: f = H g / (||g|| + xi)
+    here = engine.norm_gradient(engine.params, ascent_hvp)  # line 6: f = H g / (||g|| + xi)
     adversary = engine.ascend(engine.params, here.grad, rho)  # line 7
     there = engine.norm_gradient(adversary)
     h_norm = scale_by(rho, there.grad)  # line 8
@@ -26,8 +31,10 @@ def _algorithm_1(engine: Engine, h_loss: PyTree | None, rho: jax.Array, alpha: j
     return here.point, update, seen
 
 
-def _rule(engine: Engine, updates: PyTree, *, rho: jax.Array, alpha: jax.Array) -> tuple[PyTree, Diagnostics]:
-    _, update, seen = _algorithm_1(engine, updates, rho, alpha)
+def _rule(
+    engine: Engine, updates: PyTree, *, rho: jax.Array, alpha: jax.Array, ascent_hvp: HvpMode | None
+) -> tuple[PyTree, Diagnostics]:
+    _, update, seen = _algorithm_1(engine, updates, rho, alpha, ascent_hvp)
     return update, seen
 
 
@@ -37,6 +44,7 @@ def gam(
     rho: ScalarOrSchedule,
     alpha: ScalarOrSchedule,
     *,
+    ascent_hvp: HvpMode | None = None,
     rho_prime: float | jax.Array = 1e-3,
     **options: Unpack[OptionArgs],
 ) -> optax.GradientTransformationExtraArgs:
@@ -59,19 +67,29 @@ def gam(
     ``gam_jax/_linearize.py``). It cannot inside the ``lax.cond`` of ``interval > 1`` or when the loss scans over
     layers (7), nor entirely when the caller takes the argmax of the same logits (6.6 on the CPU, where XLA merges
     argmax and max). :func:`gam_value_and_grad` costs 6 by construction. With ``num_microbatches`` 9.
-    State: six scalars.
+    State: six scalars, and with ``between="hold"`` one buffer like the parameters.
+
+    Cheaper, in gradients a step, and to be combined; a finite ``max_ratio`` keeps the rougher terms from diverging:
+
+    * ``ascent_hvp="finite_difference"``, 5: f costs one gradient, at :math:`w + \rho' g / (\|g\| + \xi)`. Only its
+      direction enters, and h_norm stays the exact gradient of the norm at the point that it leads to.
+    * A smaller ``batch`` passed to ``update`` than the one behind the gradient, 1 + 6 / n for one n-th of it. Over
+      random parts the term is on average the gradient of the mean flatness of a part (as in m-sharpness), which is
+      larger than that of the whole.
+    * ``interval=k``, 1 + 6 / k, with nothing between or, by ``between="hold"``, the last term once more. A held term
+      acts k times, so that alpha is to be chosen smaller than for a skipped one.
 
     Args:
       loss_fn: ``loss_fn(params, ...) -> scalar``. Its other arguments are passed to ``update`` by name, as in
         ``tx.update(grads, state, params, batch=batch)``; names that it does not take are ignored. All passes see the
-        same arguments, random keys too. A smaller batch than the one behind ``updates`` is legal: curvature on a
-        sub-batch costs proportionally less. Gradient norms, hence rho and alpha, scale with what it returns: the mean
+        same arguments, random keys too. Gradient norms, hence rho and alpha, scale with what it returns: the mean
         over a batch, say, where the paper writes a sum.
       rho: perturbation radius, in units of the parameters. A float, a traced scalar or a schedule of this
         transformation's step count, clamped at 0. The paper tunes over {.05, .1, .2, .5, 1, 2}.
       alpha: weight of the flatness term, likewise; 0 is the base optimizer. The paper tunes over
         {.1, .2, .5, 1, 2, ..., 10}.
-      rho_prime: step of the finite difference, with ``hvp="finite_difference"`` only.
+      ascent_hvp: how the product in f is computed, if not as ``hvp`` says (:class:`gam_jax.Options`).
+      rho_prime: step of the finite difference, where one is used.
       **options: see :class:`gam_jax.Options`.
 
     Returns:
@@ -99,12 +117,19 @@ def gam(
       >>> f"{optax.tree.get(state, 'first_order_flatness'):.3f}"
       '0.156'
 
+      The flatness of a third of the batch, and the gradient of all of it:
+
+      >>> part = {"x": batch["x"][:1], "y": batch["y"][:1]}
+      >>> grads = jax.grad(loss_fn)(params, batch)
+      >>> updates, state = tx.update(grads, state, params, batch=part)
+
     References:
       Zhang, Xu, Yu, Zou, Cui: Gradient Norm Aware Minimization Seeks First-Order Flatness and Improves
       Generalization. CVPR 2023. https://arxiv.org/abs/2303.03108
     """
-    coefficients = {"rho": rho, "alpha": alpha}
-    return from_rule(loss_fn, _rule, Diagnostics, coefficients, Options(rho_prime=rho_prime, **options))
+    check_choice("ascent_hvp", ascent_hvp, (None, *get_args(HvpMode)))
+    rule, coefficients = functools.partial(_rule, ascent_hvp=ascent_hvp), {"rho": rho, "alpha": alpha}
+    return from_rule(loss_fn, rule, Diagnostics, coefficients, Options(rho_prime=rho_prime, **options))
 
 
 @with_options
@@ -113,6 +138,7 @@ def gam_value_and_grad(
     rho: ScalarOrSchedule,
     alpha: ScalarOrSchedule,
     *,
+    ascent_hvp: HvpMode | None = None,
     rho_prime: float | jax.Array = 1e-3,
     **options: Unpack[OptionArgs],
 ) -> Callable[..., Any]:
@@ -121,14 +147,16 @@ def gam_value_and_grad(
     The mathematics and the arguments are those of :func:`gam`, with L itself as the oracle loss. Gradient and
     Hessian-vector products share their passes by construction rather than by the compiler's grace.
 
-    Cost: 6 gradient evaluations (8 with ``num_microbatches``); 1 on the steps that ``interval`` skips.
+    Cost: 6 gradient evaluations (8 with ``num_microbatches``), 5 with ``ascent_hvp="finite_difference"``; 1 on the
+    steps that ``interval`` skips.
 
     Args:
       loss_fn: ``loss_fn(params, *args, **kwargs)``, returning a scalar, or ``(scalar, aux)`` with ``has_aux=True``.
       rho: perturbation radius. With a schedule, or with an ``interval``, the returned function takes the step count.
       alpha: weight of the flatness term.
-      rho_prime: step of the finite difference, with ``hvp="finite_difference"`` only.
-      **options: see :class:`gam_jax.Options`.
+      ascent_hvp: as in :func:`gam`.
+      rho_prime: step of the finite difference, where one is used.
+      **options: see :class:`gam_jax.Options`. There is no state, hence no ``between="hold"``.
 
     Returns:
       A function ``(params, *args, count=None, **kwargs) -> (loss, grads)``, or ``((loss, aux), grads)`` with
@@ -147,6 +175,9 @@ def gam_value_and_grad(
       2.0 [4.49 4.49]
     """
     settings = Options(rho_prime=rho_prime, **options)
+    if settings.between != "skip":
+        raise ValueError(f"gam_value_and_grad has no state to hold a term in: use gam, got {settings.between=}")
+    check_choice("ascent_hvp", ascent_hvp, (None, *get_args(HvpMode)))
     loss = bind(loss_fn, settings.has_aux)
     for name, value in {"rho": rho, "alpha": alpha}.items():
         check_coefficient(name, value)
@@ -159,8 +190,10 @@ def gam_value_and_grad(
         engine = Engine.create(loss, params, (args, kwargs), settings)
 
         def act() -> tuple[Any, PyTree]:
-            point, update, _ = _algorithm_1(engine, None, *(resolve(value, count, params) for value in (rho, alpha)))
-            return (point.value, point.aux), cast_like(update, engine.params)
+            rho_now, alpha_now = (resolve(value, count, params) for value in (rho, alpha))
+            point, update, _ = _algorithm_1(engine, None, rho_now, alpha_now, ascent_hvp)
+            update = bound(cast_like(update, engine.params), point.grad, settings.max_ratio)
+            return (point.value, point.aux), update
 
         def rest() -> tuple[Any, PyTree]:
             point = engine.curvature.at(engine.params)

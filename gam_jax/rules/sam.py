@@ -51,6 +51,9 @@ def sam(
       which is descended along the other way; its rho is a schedule proportional to the learning rate.
     * SAM + GAM: ``optax.chain(sam(loss_fn, 0.05), gam(loss_fn, 0.1, 0.5), optax.sgd(0.1))``.
 
+    * ``interval=k, between="hold"`` adds the last :math:`g_1 - g_0` to the gradients between, much as LookSAM (Liu et
+      al. 2022) does with the component of :math:`g_1` orthogonal to :math:`g_0`.
+
     Cost: 2 gradient evaluations, the caller's own included.
 
     Args:
@@ -79,6 +82,7 @@ def sam(
 
     References:
       Foret et al., ICLR 2021, https://arxiv.org/abs/2010.01412; Kwon et al., ICML 2021,
-      https://arxiv.org/abs/2102.11600; Zhuang et al., ICLR 2022, https://arxiv.org/abs/2203.08065
+      https://arxiv.org/abs/2102.11600; Zhuang et al., ICLR 2022, https://arxiv.org/abs/2203.08065;
+      Liu et al., CVPR 2022, https://arxiv.org/abs/2203.02714
     """
     return from_rule(loss_fn, _rule, SamDiagnostics, {"rho": rho, "gamma": gamma}, Options(**options))

@@ -1,0 +1,48 @@
+"""What a method adds to the updates: bounded, and held for the steps between those on which it acts."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gam_jax._ascent import add_scaled, cast_like, cosine, global_norm, subtract
+from gam_jax._types import PyTree
+
+
+class Held(NamedTuple):
+    """What ``between="hold"`` keeps in the state.
+
+    Attributes:
+      term: what the method added on the last step on which it acted and this was finite; zero before. Its shapes,
+        dtypes and shardings are those of the parameters.
+      held_cosine: of the angle between that term and the one before it, float32: how stale a held term is when it is
+        replaced. Near 1 the interval may be longer; near 0 it is too long. 0 at the first.
+    """
+
+    term: PyTree
+    held_cosine: jax.Array
+
+
+def nothing_held(params: PyTree) -> Held:
+    """Before the first step on which the method acts."""
+    return Held(optax.tree.zeros_like(params), jnp.zeros((), jnp.float32))
+
+
+def hold(term: PyTree, held: Held) -> Held:
+    """The term in place of the last one; that one stays where a step gave inf or NaN."""
+    new = cast_like(term, held.term)
+    fresh = Held(new, cosine(new, held.term).astype(jnp.float32))
+    finite = jnp.isfinite(global_norm(new))
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), fresh, held)
+
+
+def bound(new: PyTree, updates: PyTree, max_ratio: float | jax.Array | None) -> PyTree:
+    """The new updates, with what they add to the old ones shortened to ``max_ratio`` times the norm of these."""
+    if max_ratio is None:
+        return new
+    term = subtract(new, updates)
+    norm = global_norm(term)
+    limit = jnp.asarray(max_ratio, norm.dtype) * global_norm(updates)
+    factor = jnp.where(norm > limit, limit, 1) / jnp.where(norm > limit, norm, 1)
+    return add_scaled(updates, factor, term)
