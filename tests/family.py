@@ -16,3 +16,9 @@ FAMILY = {
     "c_flat": gam_jax.c_flat,
     "fad": functools.partial(gam_jax.fad, rho=0.1, alpha=0.5, beta=0.5),
 }
+
+HELD = {
+    f"{name}, held": functools.partial(factory, interval=2, between="hold", max_ratio=1.0)
+    for name, factory in FAMILY.items()
+}
+"""Every method acting on every second step, its term held between and bounded."""

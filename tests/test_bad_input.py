@@ -32,6 +32,7 @@ grads = jax.tree.map(jnp.ones_like, params)
         (lambda v: gam_jax.fad(loss_fn, 0.1, 0.5, v), "beta"),
         (lambda v: gam_jax.gam(loss_fn, 0.1, 0.5, eps=v), "eps"),
         (lambda v: gam_jax.gam(loss_fn, 0.1, 0.5, rho_prime=v), "rho_prime"),
+        (lambda v: gam_jax.gam(loss_fn, 0.1, 0.5, max_ratio=v), "max_ratio"),
         (lambda v: gam_jax.released_coefficients(rho=v, rho_prime=0.1, alpha=0.1, beta=0.1, gamma=0.1), "rho"),
     ],
 )
@@ -65,6 +66,9 @@ def test_fractions_above_one():
         ({"interval": 2.5}, ValueError, "interval=2.5"),
         ({"interval": True}, ValueError, "interval=True"),
         ({"hvp": "hessian"}, ValueError, "'linearize', 'jvp', 'reverse', 'finite_difference'.*'hessian'"),
+        ({"between": "keep"}, ValueError, "'skip', 'hold'.*between='keep'"),
+        ({"between": "hold"}, ValueError, "between='hold'.*interval=1"),
+        ({"max_ratio": 0}, ValueError, "> 0.*max_ratio=0"),
         ({"num_microbatches": 0}, ValueError, "num_microbatches=0"),
         ({"num_microbatches": 1.5}, ValueError, "num_microbatches=1.5"),
         ({"per_replica": True}, ValueError, "axis_name=None"),
@@ -171,6 +175,19 @@ def test_inside_optax_masked_says_what_to_do():
     mask = {"w1": True, "b1": False, "w2": True, "b2": False}
     with pytest.raises(ValueError, match="optax.masked.*perturb_mask"):
         update(optax.masked(gam_jax.gam(loss_fn, 0.1, 0.5), mask), batch=batch)
+
+
+def test_ascent_hvp():
+    for factory in (gam_jax.gam, gam_jax.gam_value_and_grad):
+        with pytest.raises(ValueError, match="'finite_difference'.*ascent_hvp='hessian'"):
+            factory(loss_fn, 0.1, 0.5, ascent_hvp="hessian")
+    with pytest.raises(TypeError, match="ascent_hvp"):
+        gam_jax.sam(loss_fn, 0.1, ascent_hvp="jvp")
+
+
+def test_value_and_grad_has_nowhere_to_hold():
+    with pytest.raises(ValueError, match="use gam.*between='hold'"):
+        gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, interval=2, between="hold")
 
 
 def test_value_and_grad_without_the_count_it_needs():

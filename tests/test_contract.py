@@ -11,10 +11,11 @@ import optax
 import pytest
 
 import gam_jax
-from tests.family import FAMILY
+from tests.family import FAMILY, HELD
 from tests.problems import PROBLEMS, mlp
 
-family = pytest.mark.parametrize("name", FAMILY)
+EVERY = FAMILY | HELD
+family = pytest.mark.parametrize("name", EVERY)
 
 
 def step_with(tx, problem, **extra):
@@ -27,15 +28,15 @@ def step_with(tx, problem, **extra):
 
 
 def chained(name, problem, learning_rate=0.1):
-    return optax.chain(FAMILY[name](problem.loss_fn), optax.sgd(learning_rate, momentum=0.9))
+    return optax.chain(EVERY[name](problem.loss_fn), optax.sgd(learning_rate, momentum=0.9))
 
 
 @family
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_keeps_structure_shapes_and_dtypes(name, problem):
-    """Updates like the gradient, leaf by leaf; the state a fixed pair of scalars-only trees."""
+    """Updates like the gradient, leaf by leaf; the state scalars, and one buffer like the parameters if asked for."""
     problem = PROBLEMS[problem]()
-    tx = FAMILY[name](problem.loss_fn)
+    tx = EVERY[name](problem.loss_fn)
     state = tx.init(problem.params)
     grads = jax.grad(problem.loss_fn)(problem.params, problem.batch)
     updates, after = jax.jit(lambda g, s, p, batch: tx.update(g, s, p, batch=batch))(
@@ -43,7 +44,12 @@ def test_keeps_structure_shapes_and_dtypes(name, problem):
     )
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, problem.params)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
-    assert all(leaf.shape == () for leaf in jax.tree.leaves(after))
+    assert all(leaf.shape == () for leaf in jax.tree.leaves((after.count, after.diagnostics)))
+    if name in HELD:
+        chex.assert_trees_all_equal_shapes_and_dtypes(after.held.term, problem.params)
+        assert after.held.held_cosine.shape == () and after.held.held_cosine.dtype == jnp.float32
+    else:
+        assert after.held == ()
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((updates, after)))
     assert {leaf.dtype for leaf in jax.tree.leaves(after.diagnostics)} == {jnp.dtype("float32")}
 
@@ -51,7 +57,7 @@ def test_keeps_structure_shapes_and_dtypes(name, problem):
 @family
 def test_ignores_and_forwards_unknown_extra_args(name):
     problem = mlp()
-    tx = optax.chain(FAMILY[name](problem.loss_fn), optax.contrib.reduce_on_plateau(), optax.sgd(0.1))
+    tx = optax.chain(EVERY[name](problem.loss_fn), optax.contrib.reduce_on_plateau(), optax.sgd(0.1))
     step = step_with(tx, problem, value=1.0, something="else")
     params, _ = step(problem.params, tx.init(problem.params))
     assert not np.array_equal(params["w1"], problem.params["w1"])
@@ -100,7 +106,7 @@ STATIC = {
 @pytest.mark.parametrize("static_args", STATIC)
 def test_inside_inject_hyperparams(name, static_args):
     problem = mlp()
-    factory = FAMILY[name]
+    factory = EVERY[name]
     function, coefficients = getattr(factory, "func", factory), getattr(factory, "keywords", {})
     injected = optax.inject_hyperparams(function, static_args=STATIC[static_args])(
         loss_fn=problem.loss_fn, **coefficients
@@ -172,7 +178,7 @@ def test_apply_if_finite_skips_a_bad_gradient(name):
 @family
 def test_a_bad_gradient_does_not_poison_the_state(name):
     problem = mlp()
-    tx = FAMILY[name](problem.loss_fn)
+    tx = EVERY[name](problem.loss_fn)
     bad = problem._replace(batch=problem.batch | {"x": problem.batch["x"].at[0, 0].set(jnp.inf)})
     updates, state = tx.update(
         jax.grad(bad.loss_fn)(bad.params, bad.batch), tx.init(bad.params), bad.params, batch=bad.batch
@@ -206,7 +212,7 @@ def test_diagnostics_are_found_by_name(x64):
 
 @family
 def test_signature_shows_every_option(name):
-    parameters = inspect.signature(getattr(FAMILY[name], "func", FAMILY[name])).parameters
+    parameters = inspect.signature(getattr(EVERY[name], "func", EVERY[name])).parameters
     for field in dataclasses.fields(gam_jax.Options):
         if field.name != "rho_prime":  # shown by the methods that have Hessian-vector products only
             assert parameters[field.name].default == field.default

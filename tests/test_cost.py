@@ -1,5 +1,7 @@
 """What a step costs, read off the compiled program: exact properties, so they may be tests."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -44,6 +46,46 @@ def test_skipped_steps_cost_one_gradient(network):
         skipped, _ = step_cost(network, LINKS[method], count=1, interval=3)
         assert skipped < plain + 1e-4, (method, skipped, plain)
         assert step_cost(network, LINKS[method], count=3, interval=3)[0] > 1.9
+
+
+@networks
+def test_held_steps_cost_one_gradient(network):
+    """And a few operations per parameter: the sum, and with a bound two norms."""
+    _, params, _, flops, _ = problem(network)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    plain, _ = step_cost(network, LINKS["SGD"])
+    for method in ("GAM", "SAM"):
+        options = {"interval": 3, "between": "hold"}
+        assert (step_cost(network, LINKS[method], count=1, **options)[0] - plain) * flops < 3 * size + 1e4, method
+        assert (step_cost(network, LINKS[method], count=1, max_ratio=1.0, **options)[0] - plain) * flops < 20 * size
+        acting = step_cost(network, LINKS[method], count=3, **options)[0]
+        assert acting - step_cost(network, LINKS[method], count=3, interval=3)[0] < 0.02, method
+
+
+@networks
+def test_ascent_by_finite_differences(network):
+    """5 gradients: the caller's, one for the ascent direction, three for the exact norm gradient."""
+    gam = functools.partial(gam_jax.gam, rho=0.1, alpha=0.5, ascent_hvp="finite_difference")
+    assert 4.5 < step_cost(network, [gam])[0] < 5.05
+    loss_fn, params, batch, flops, _ = problem(network)
+    fn = gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, ascent_hvp="finite_difference")
+    assert 4.5 < compile_and_count(fn, params, batch)[0] / flops < 5.05
+
+
+@networks
+@pytest.mark.parametrize("share", [2, 4])
+def test_a_smaller_batch_costs_proportionally_less(network, share):
+    """1 + 6 / share gradients: nothing is shared with the gradient on the whole batch."""
+    loss_fn, params, batch, flops, _ = problem(network)
+    tx = gam_jax.gam(loss_fn, 0.1, 0.5)
+
+    def step(params, batch):
+        grads = jax.grad(loss_fn)(params, batch)
+        part = jax.tree.map(lambda x: x[: x.shape[0] // share], batch)
+        return tx.update(grads, tx.init(params), params, batch=part)[0]
+
+    cost = compile_and_count(step, params, batch)[0] / flops
+    assert 1 + 5 / share < cost < 1.1 + 6 / share
 
 
 def test_skipping_is_a_branch_of_the_program():

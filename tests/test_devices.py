@@ -57,10 +57,18 @@ def chained(name, **options):
     return optax.chain(FAMILY[name](loss_fn, **options), optax.sgd(0.3, momentum=0.9))
 
 
+HELD = {"interval": 2, "between": "hold", "max_ratio": 1.0}
+
+
 @functools.cache
 def single(name, interval=1):
     """The parameters after training on one device."""
     return train(chained(name, interval=interval), make_params(), make_batches())
+
+
+@functools.cache
+def single_held(name):
+    return train(chained(name, **HELD), make_params(), make_batches())
 
 
 def assert_same(a, b):
@@ -99,6 +107,31 @@ def test_jit_with_options(options, axis_type, x64):
     assert_same(got, single("gam"))
 
 
+@pytest.mark.parametrize(
+    ("name", "axis_type"), [(name, AxisType.Auto) for name in FAMILY] + [("gam", AxisType.Explicit)]
+)
+def test_held_term_on_sharded_parameters(name, axis_type, x64):
+    """The result of one device; the buffer is sharded like the parameters from the first step on."""
+    mesh = make_mesh(axis_type)
+    tx = chained(name, **HELD)
+    with jax.set_mesh(mesh):
+        params, batches = sharded(mesh, make_params(), P("data", None)), sharded(mesh, make_batches(), P(None, "data"))
+        assert_same(train(tx, params, batches), single_held(name))
+
+        @jax.jit
+        def step(params, state, batch):
+            return tx.update(gradient_of_loss(params, batch), state, params, batch=batch)
+
+        state = tx.init(params)
+        for _ in range(2):
+            jax.tree.map(
+                lambda h, p: h.sharding.is_equivalent_to(p.sharding, p.ndim) or pytest.fail(str(h.sharding)),
+                state[0].held.term,
+                params,
+            )
+            _, state = step(params, state, jax.tree.map(lambda x: x[0], batches))
+
+
 def shard_map_step(mesh, check_vma=True):
     """Wraps a step for shard_map: parameters and state replicated, the batch split over devices."""
 
@@ -133,6 +166,19 @@ def test_shard_map(name, check_vma, incoming, x64):
     tx = chained(name, interval=2, axis_name="data")
     got = train(tx, make_params(), make_batches(), gradient=incoming, wrap=wrap)
     assert_same(got, single(name, interval=2))
+
+
+held_cases = pytest.mark.parametrize(
+    ("name", "check_vma", "incoming"),
+    [("gam", True, own_gradient), ("sam", True, mean_gradient), ("gam", False, mean_gradient)],
+)
+
+
+@held_cases
+def test_held_term_in_shard_map(name, check_vma, incoming, x64):
+    wrap = shard_map_step(make_mesh(), check_vma)
+    got = train(chained(name, axis_name="data", **HELD), make_params(), make_batches(), gradient=incoming, wrap=wrap)
+    assert_same(got, single_held(name))
 
 
 def test_shard_map_on_every_step(x64):
@@ -187,49 +233,96 @@ def test_pmap(name, interval, incoming, x64):
 
 @manual_cases
 def test_per_replica_equals_a_loop_over_replicas(name, check_vma, incoming, x64):
+    compare_with_a_loop_over_replicas(name, check_vma, incoming, "skip")
+
+
+@held_cases
+def test_held_term_per_replica(name, check_vma, incoming, x64):
+    """What is held is the mean of the replicas' terms."""
+    compare_with_a_loop_over_replicas(name, check_vma, incoming, "hold")
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_every_replica_holds_the_same_term(check_vma, x64):
+    """The state is replicated in fact, which types do not guarantee with check_vma=False."""
+    tx = FAMILY["gam"](loss_fn, interval=2, between="hold", axis_name="data", per_replica=True)
+    step = lambda p, s, batch: tx.update(own_gradient(p, batch), s, p, batch=batch)  # noqa: E731
+    params, batch = make_params(), jax.tree.map(lambda x: x[0], make_batches())
+    _, state = shard_map_step(make_mesh(), check_vma)(step)(params, tx.init(params), batch)
+    for leaf in jax.tree.leaves(state.held):
+        first, *others = [shard.data for shard in leaf.addressable_shards]
+        assert len(others) == 7
+        for other in others:
+            chex.assert_trees_all_equal(jax.device_get(other), jax.device_get(first))
+
+
+def compare_with_a_loop_over_replicas(name, check_vma, incoming, between):
     wrap = shard_map_step(make_mesh(), check_vma)
-    tx = chained(name, interval=2, axis_name="data", per_replica=True)
+    tx = chained(name, interval=2, between=between, axis_name="data", per_replica=True)
     got = train(tx, make_params(), make_batches(), gradient=incoming, wrap=wrap)
 
-    local = FAMILY[name](loss_fn, interval=2)
+    local = FAMILY[name](loss_fn, interval=2, between=between)
     local_update = jax.jit(lambda g, s, p, batch: local.update(g, s, p, batch=batch))
     base = optax.sgd(0.3, momentum=0.9)
     params = make_params()
     local_state, base_state = local.init(params), base.init(params)
     for i in range(STEPS):
-        all_updates = []
+        all_updates, all_held = [], []
         for replica in range(8):
             batch = jax.tree.map(lambda x: x[i, 4 * replica : 4 * replica + 4], make_batches())  # noqa: B023
             updates, after = local_update(gradient_of_loss(params, batch), local_state, params, batch)
             all_updates.append(updates)
-        local_state = after
-        mean = jax.tree.map(lambda *u: sum(u) / 8, *all_updates)
+            all_held.append(after.held)
+        mean, held = (jax.tree.map(lambda *x: sum(x) / 8, *each) for each in (all_updates, all_held))
+        local_state = after._replace(held=held)
         updates, base_state = base.update(mean, base_state, params)
         params = optax.apply_updates(params, updates)
     assert_same(got, params)
 
 
-def parameter_sized_all_reduces(compiled, params):
-    """How many all-reduces of the compiled program carry arrays of every parameter's shape."""
-    lines = [line for line in compiled.as_text().splitlines() if re.search(r"= .* all-reduce(-start)?\(", line)]
+def parameter_sized_all_reduces(text, params):
+    """How many all-reduces of a compiled program carry arrays of every parameter's shape."""
+    lines = [line for line in text.splitlines() if re.search(r"= .* all-reduce(-start)?\(", line)]
     shapes = [f"[{','.join(map(str, p.shape))}]" for p in jax.tree.leaves(params)]
     return max(sum(shape in line.split("all-reduce(")[0] for line in lines) for shape in shapes)
+
+
+def program(tx):
+    """The compiled program of a step in shard_map, as text."""
+    params, batch = make_params(), jax.tree.map(lambda x: x[0], make_batches())
+
+    def step(params, state, batch):
+        updates, state = tx.update(own_gradient(params, batch), state, params, batch=batch)
+        return optax.apply_updates(params, updates), state
+
+    return shard_map_step(make_mesh())(step).lower(params, tx.init(params), batch).compile().as_text()
+
+
+def resting_part(text):
+    """What runs of a program on a step that does not act: all outside the branches, and the first branch."""
+    bodies = {m[1]: m[0] for m in re.finditer(r"^(?:ENTRY )?%(\S+) \(.*?^}", text, re.MULTILINE | re.DOTALL)}
+    (branches,) = re.findall(r" conditional\(.*branch_computations={%([^,]+), %([^}]+)}", text)
+    (entry,) = (body for body in bodies.values() if body.startswith("ENTRY"))
+    return entry + "\n" + bodies[branches[0]]
 
 
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize("per_replica", [True, False], ids=["per_replica", "global"])
 def test_number_of_all_reduces(name, per_replica):
     tx = chained(name, axis_name="data", per_replica=per_replica)
-    params, batches = make_params(), make_batches()
-
-    def step(params, state, batch):
-        updates, state = tx.update(own_gradient(params, batch), state, params, batch=batch)
-        return optax.apply_updates(params, updates), state
-
-    batch = jax.tree.map(lambda x: x[0], batches)
-    compiled = shard_map_step(make_mesh())(step).lower(params, tx.init(params), batch).compile()
     averages = 2 if name in ("sam", "asam", "gsam", "gradient_norm_penalty") else 4  # one for each gradient and product
-    assert parameter_sized_all_reduces(compiled, params) == (1 if per_replica else averages)
+    assert parameter_sized_all_reduces(program(tx), make_params()) == (1 if per_replica else averages)
+
+
+@pytest.mark.parametrize("name", ["gam", "sam"])
+@pytest.mark.parametrize("per_replica", [True, False], ids=["per_replica", "global"])
+def test_number_of_all_reduces_when_holding(name, per_replica):
+    """As when skipping, one on the steps between; where each replica has its own term, acting steps average it too."""
+    options = {"axis_name": "data", "interval": 2, "per_replica": per_replica}
+    skip, hold = (program(chained(name, between=between, **options)) for between in ("skip", "hold"))
+    count = lambda text: parameter_sized_all_reduces(text, make_params())  # noqa: E731
+    assert count(hold) == count(skip) + per_replica
+    assert count(resting_part(hold)) == count(resting_part(skip)) == 1 < count(hold)
 
 
 def test_value_and_grad_over_replicas(x64):

@@ -185,12 +185,13 @@ def test_finite_differences_are_exact_on_a_quadratic(rho_prime, x64):
     np.testing.assert_allclose(differences, exact, rtol=1e-9)
 
 
-def test_finite_differences_converge(x64):
+@pytest.mark.parametrize("products", [{"hvp": "finite_difference"}, {"ascent_hvp": "finite_difference"}], ids=str)
+def test_finite_differences_converge(products, x64):
     problem = PROBLEMS["mlp"]()
     flat = lambda tree: jax.flatten_util.ravel_pytree(tree)[0]  # noqa: E731
     _, exact = gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5)(problem.params, problem.batch)
     errors = []
     for rho_prime in (1e-2, 1e-3, 1e-4):
-        fn = gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5, hvp="finite_difference", rho_prime=rho_prime)
+        fn = gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5, **products, rho_prime=rho_prime)
         errors.append(np.linalg.norm(flat(fn(problem.params, problem.batch)[1]) - flat(exact)))
     np.testing.assert_allclose(np.array(errors[:-1]) / errors[1:], 10, rtol=0.1)  # first order in rho_prime

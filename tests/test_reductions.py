@@ -111,6 +111,21 @@ def test_penalty_in_the_form_of_its_authors(x64):
     assert_close(direction(tx, problem), expected)
 
 
+def test_ascent_hvp(x64):
+    """The two products are chosen apart: the same in both is that mode; microbatches agree."""
+    problem = mlp()
+    gam = lambda **options: direction(gam_jax.gam(problem.loss_fn, 0.1, 0.5, **options), problem)  # noqa: E731
+    assert_close(gam(ascent_hvp="jvp"), gam())
+    differences = gam(hvp="finite_difference")
+    assert_close(gam(hvp="finite_difference", ascent_hvp="finite_difference"), differences)
+    rough = gam(ascent_hvp="finite_difference")
+    assert_close(rough, gam(ascent_hvp="finite_difference", num_microbatches=2), rtol=1e-8)
+    distance = lambda a, b: optax.tree.norm(jax.tree.map(jnp.subtract, a, b))  # noqa: E731
+    assert 0 < distance(rough, gam()) < 0.1 * distance(differences, gam())  # only the direction of f is rough
+    of_value = gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5, ascent_hvp="finite_difference")
+    assert_close(of_value(problem.params, problem.batch)[1], rough)
+
+
 @pytest.mark.parametrize("hvp", ["linearize", "jvp", "reverse", "finite_difference"])
 @pytest.mark.parametrize("name", FAMILY)
 def test_microbatches_agree(name, hvp, x64):
@@ -226,6 +241,18 @@ def test_a_smaller_batch_for_the_norm_term(x64):
     on_part = gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5)(problem.params, part)[1]
     part_grads = jax.grad(problem.loss_fn)(problem.params, part)
     assert_close(mixed, jax.tree.map(lambda g, a, b: g + (a - b), grads, on_part, part_grads))
+
+
+def test_smaller_batches_are_unbiased_for_the_flatness_of_a_part(x64):
+    """h_norm on random parts averages to the gradient of the mean R1 of the parts: with h_loss, to GAM's on a part."""
+    problem = mlp()
+    parts = [jax.tree.map(lambda x: x[i : i + 4], problem.batch) for i in range(0, 16, 4)]  # noqa: B023
+    grads = jax.grad(problem.loss_fn)(problem.params, problem.batch)
+    tx = gam_jax.gam(problem.loss_fn, 0.1, 0.5)
+    mixed = [tx.update(grads, tx.init(problem.params), problem.params, batch=part)[0] for part in parts]
+    on_parts = [gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5)(problem.params, part)[1] for part in parts]
+    mean = lambda trees: jax.tree.map(lambda *x: sum(x) / 4, *trees)  # noqa: E731
+    assert_close(mean(mixed), mean(on_parts))
 
 
 def test_mask_leaves_out_of_ascent_and_norms(x64):
