@@ -1,17 +1,22 @@
 """Small training runs, and what they leave behind."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 
+from experiments import models
 from experiments.checkpoint import read_checkpoints
 from experiments.config import DevicesConfig, TrainConfig
 from experiments.main import main
 from experiments.mesh import make_mesh
+from experiments.models.functional import functional
+from experiments.models.layers import BatchNorm, classifier, conv, dropout, global_mean
 from experiments.programs import Programs
 from experiments.setup import set_up
 
@@ -27,6 +32,17 @@ _TIMES = {"seconds", "input_seconds", "images_per_second"}
 def train(workdir, *arguments, command=SMALL):
     """Runs the command here; returns its status."""
     return main([*command, *arguments, "--workdir", str(workdir)])
+
+
+def refused(capsys, *arguments):
+    """What is printed when a command line is refused with status 2, without line breaks and frames."""
+    try:
+        status = main(arguments)
+    except SystemExit as exit:
+        status = exit.code
+    assert status == 2
+    printed = capsys.readouterr()
+    return re.sub(r"[\s│]+", " ", printed.out + printed.err)
 
 
 def train_elsewhere(program, workdir, *arguments, before=(), command=SMALL):
@@ -75,3 +91,27 @@ def assert_same(one, other):
     (a, scores_a), (b, scores_b) = state(one), state(other)
     jax.tree.map(np.testing.assert_array_equal, a, b)
     assert scores_a == scores_b
+
+
+class _ConvNet(nnx.Module):
+    """The smallest network with a convolution, batch normalisation and dropout."""
+
+    def __init__(self, config, channels, num_classes, rngs):
+        features = round(8 * config.width)
+        self.conv = conv(channels, features, 3, dtype="float32", rngs=rngs)
+        self.norm = BatchNorm(features)
+        self.head = classifier(features, num_classes, rngs, stddev=1.0)
+        self.rate = config.dropout
+
+    def __call__(self, x, train, key):
+        x = jax.nn.relu(self.norm(self.conv(x), train))
+        return self.head(dropout(global_mean(x), self.rate, key))
+
+
+def use_convnet(monkeypatch):
+    """Puts a network that compiles in a second in the place of every network."""
+
+    def build(config, image_shape, num_classes):
+        return functional(lambda rngs: _ConvNet(config, image_shape[-1], num_classes, rngs), config)
+
+    monkeypatch.setattr(models, "build", build)

@@ -5,31 +5,61 @@ import re
 
 import pytest
 
-from experiments.config import CompareConfig
+from experiments.config import Stopped, UserError
+from experiments.configs import TRAIN_NAMES, load, load_train
 from experiments.main import main
+from experiments.optim import OptimConfig
+from tests.experiments.runs import refused
 
 DIGITS = ["compare", "--config", "digits"]
 
 
-def refused(capsys, *arguments):
-    """What is printed when the command line is refused with status 2."""
-    try:
-        status = main(arguments)
-    except SystemExit as exit:
-        status = exit.code
-    assert status == 2
-    printed = capsys.readouterr()
-    return re.sub(r"[\s│]+", " ", printed.out + printed.err)
-
-
-def test_help_names_every_option(capsys):
+def help_of(capsys, *arguments):
     with pytest.raises(SystemExit) as exit:
-        main([*DIGITS, "--help"])
+        main([*arguments, "--help"])
     assert exit.value.code == 0
-    text = capsys.readouterr().out
-    for field in dataclasses.fields(CompareConfig):
-        assert f"--{field.name.replace('_', '-')}" in text
+    return capsys.readouterr().out
+
+
+def options(config, prefix=""):
+    """The names of all options of a config, those of nested ones after a dot; those of the optimizer have no prefix."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from options(value, prefix if isinstance(value, OptimConfig) else f"{field.name}.")
+        else:
+            yield f"--{prefix}{field.name}".replace("_", "-")
+
+
+def test_help_names_every_option_of_compare(capsys):
+    text = help_of(capsys, *DIGITS)
+    assert all(name in text for name in options(load("digits")))
     assert "25" in text  # the trials of configs/digits.py, not the default of the class
+
+
+def test_help_names_every_option_of_train_with_the_values_of_the_config_and_the_method(capsys):
+    text = help_of(capsys, "train", "--config", "cifar10_pyramidnet110", "--method", "accelerated_gam")
+    config = load_train("cifar10_pyramidnet110", "accelerated_gam")
+    names = list(options(config))
+    assert {"--data.noise", "--model.drop-path", "--gam-rho", "--devices.fsdp", "--checkpoints.every"} <= {*names}
+    for name in names:
+        assert re.search(rf"{name}[ ,]", text), name
+    shown = re.sub(r"[\s│]+", " ", text)
+    assert f"(default: {config.optim.sam_rho})" in shown and "(default: pyramidnet110)" in shown
+    assert "(default: 200)" in shown  # epochs
+
+
+def test_help_lists_the_commands(capsys):
+    text = help_of(capsys)
+    assert all(name in text for name in ("compare", "train", "prepare", "flatness", "landscape"))
+
+
+def test_help_names_every_config(capsys):
+    """In the form of patterns such as cifar10_{a,b}."""
+    text = re.sub(r"[\s│]+", "", help_of(capsys, "train", "--config", "digits"))
+    for name in TRAIN_NAMES:
+        family, *rest = name.split("_", 1 + name.startswith("transfer"))
+        assert family in text and all(part in text for part in rest)
 
 
 @pytest.mark.parametrize(
@@ -42,8 +72,8 @@ def test_help_names_every_option(capsys):
         ([*DIGITS, "--sedes", "3"], "--sedes.*Perhaps you meant.*--seeds"),
         ([*DIGITS, "--seeds", "three"], "--seeds.*'three'"),
         ([*DIGITS, "--seeds", "1"], "seeds .* got 1"),
-        ([*DIGITS, "--methods", "sgd", "gamm"], "'gamm'"),
-        ([*DIGITS, "--methods", "sgd", "sgd"], r"methods must name distinct .* got \('sgd', 'sgd'\)"),
+        ([*DIGITS, "--methods", "plain", "gamm"], "'gamm'"),
+        ([*DIGITS, "--methods", "plain", "plain"], r"methods must name distinct .* got \('plain', 'plain'\)"),
         ([*DIGITS, "--noise", "30"], r"noise must be a fraction in \[0, 1\], got 30.0"),
         ([*DIGITS, "--noise"], "noise must name distinct"),
         ([*DIGITS, "--epochs", "0"], "epochs must be at least 1, got 0"),
@@ -52,7 +82,7 @@ def test_help_names_every_option(capsys):
         ([*DIGITS, "--hidden", "0"], r"hidden .* got \(0,\)"),
         ([*DIGITS, "--grid.sam-rho", "-0.1"], r"grid.sam_rho .* got \(-0.1,\)"),
         ([*DIGITS, "--grid.learning-rate", "nan"], "grid.learning_rate .* finite"),
-        ([*DIGITS, "--trials", "30"], "'sgd' has 25 points for trials=30"),
+        ([*DIGITS, "--trials", "30"], "'plain' has 25 points for trials=30"),
         ([*DIGITS, "--data.train-size", "1200"], "leave no validation set .*1200"),
     ],
 )
@@ -65,3 +95,38 @@ def test_mistakes_are_explained(capsys, tmp_path, arguments, message):
 def test_unwritable_workdir_is_found_before_training(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot write results to --workdir" in refused(capsys, *DIGITS, "--workdir", str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    "raised, status, said",
+    [
+        (UserError("the offending value"), 2, "error: the offending value\n"),
+        (Stopped("stopped at step 3"), 75, "stopped at step 3\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted: what is finished is kept, the same command goes on from there\n"),
+    ],
+)
+def test_status_says_what_happened(monkeypatch, capsys, tmp_path, raised, status, said):
+    def run(config, command):
+        raise raised
+
+    monkeypatch.setattr("experiments.run.run", run)
+    assert main(["train", "--config", "digits", "--workdir", str(tmp_path)]) == status
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_bug_is_not_hidden(monkeypatch, tmp_path):
+    monkeypatch.setattr("experiments.run.run", lambda config, command: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "--config", "digits", "--workdir", str(tmp_path)])
+
+
+def test_a_run_is_told_how_it_was_started(monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr("experiments.run.run", lambda config, command: told.append((config, command)) or {})
+    workdir = str(tmp_path / "a b")
+    assert main(["train", "--config", "digits", "--method", "sam", "--sam-rho", "0.25", "--workdir", workdir]) == 0
+    ((config, command),) = told
+    assert (
+        command == f"python -m experiments.main train --config digits --method sam --sam-rho 0.25 --workdir '{workdir}'"
+    )
+    assert (config.optim.method, config.optim.sam_rho, config.workdir) == ("sam", 0.25, tmp_path / "a b")

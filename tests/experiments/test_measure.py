@@ -1,6 +1,7 @@
 """Measurements of checkpoints: the numbers are those of gam_jax.flatness, no kill loses one, mistakes are explained."""
 
 import copy
+import functools
 import json
 import re
 import shutil
@@ -14,15 +15,14 @@ import numpy as np
 import pytest
 
 from experiments import figures
-from experiments.checkpoint import restore
-from experiments.fit import loss_fn
 from experiments.main import main
 from experiments.measure import plain
+from experiments.restore import restore
 from gam_jax import flatness
+from tests.experiments.runs import ROOT, refused, state, use_convnet
 
-ROOT = Path(__file__).parents[2]
 TRAIN = [
-    *("train", "--config", "digits", "--hidden", "8", "--batch-size", "20", "--epochs", "4"),
+    *("train", "--config", "digits", "--model.hidden", "8", "--batch-size", "40", "--epochs", "8"),
     *("--data.train-size", "40", "--seed", "3"),
 ]
 FEW = [
@@ -36,16 +36,25 @@ POINTS = ["--points", "5", "--directions", "3", "--radius", "0.5"]
 def trained(tmp_path_factory):
     """Two runs of different methods."""
     folder = tmp_path_factory.mktemp("trained")
-    for method in ("sgd", "sam"):
+    for method in ("plain", "sam"):
         assert main([*TRAIN, "--method", method, "--workdir", str(folder / method)]) == 0
-    return [str(folder / "sgd"), str(folder / "sam")]
+    return [str(folder / "plain"), str(folder / "sam")]
+
+
+@functools.cache
+def restored(place):
+    """The run, always the same object with the same loss, which has no batch statistics: all is compiled once."""
+    run = restore(place)
+    return run if place.name == "plain" else run._replace(loss_fn=restored(place.with_name("plain")).loss_fn)
 
 
 @pytest.fixture(scope="module")
 def measured(trained, tmp_path_factory):
     output = tmp_path_factory.mktemp("measured")
-    assert main(["flatness", "--checkpoint", *trained, "--output", str(output), *FEW]) == 0
-    assert main(["landscape", "--checkpoint", *trained, "--output", str(output), *POINTS]) == 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("experiments.restore.restore", restored)
+        assert main(["flatness", "--checkpoint", *trained, "--output", str(output), *FEW]) == 0
+        assert main(["landscape", "--checkpoint", *trained, "--output", str(output), *POINTS]) == 0
     return output
 
 
@@ -54,14 +63,14 @@ def read(output, name):
 
 
 def results(measured, kind):
-    return [read(measured, f"{method}-8-{kind}") for method in ("sgd", "sam")]
+    return [read(measured, f"{method}-8-{kind}") for method in ("plain", "sam")]
 
 
 def test_flatness_is_what_the_library_measures(trained, measured):
-    run = restore(Path(trained[1]))
-    of, key = (loss_fn, run.params, [run.train]), jax.random.key(7)
+    run = restored(Path(trained[1]))
+    of, key = (run.loss_fn, run.params, run.batches), jax.random.key(7)
     found = read(measured, "sam-8-flatness")["measured"]
-    gradient = jax.grad(loss_fn)(run.params, run.train)
+    gradient = jax.grad(run.loss_fn)(run.params, *run.batches)
     norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
     assert found["point"]["loss"] == run.scores["train_loss"]
     assert found["point"]["accuracy"] == run.scores["train_accuracy"]
@@ -87,16 +96,51 @@ def test_flatness_is_what_the_library_measures(trained, measured):
         assert found["local_minima"][f"mean_{name}"] == getattr(extrema, f"mean_{name}")
 
 
+def test_batches_only_divide_the_mean_over_all_training_images(trained):
+    run = restored(Path(trained[0]))
+    parts = [jax.tree.map(lambda rows, part=part: rows[part], *run.batches) for part in (slice(16), slice(16, 40))]
+    many, one = (
+        flatness.hessian_top_eigenvalues(run.loss_fn, run.params, batches, k=3, key=jax.random.key(0)).values
+        for batches in (parts, run.batches)
+    )
+    np.testing.assert_allclose(many, one, rtol=1e-4)
+
+
+def test_the_loss_is_that_of_evaluation_with_the_batch_statistics_of_the_checkpoint(tmp_path, monkeypatch):
+    use_convnet(monkeypatch)
+    network = ("--model.name", "resnet20", "--label-smoothing", "0.2", "--data.augment", "basic")
+    command = [*TRAIN, "--method", "plain", *network, "--batch-size", "16", "--workdir", str(tmp_path)]
+    assert main(command) == 0
+    run, (last, scores) = restore(tmp_path), state(tmp_path)
+    assert [len(batch.label) for batch in run.batches] == [16, 16, 8]
+    batch = jax.tree.map(lambda *rows: np.concatenate(rows), *run.batches)
+    assert sorted(batch.index.tolist()) == list(range(40)) and batch.weight.all()
+
+    def loss(norm):
+        params = jax.device_get(run.params)
+        numbers = jax.lax.conv_dimension_numbers(batch.image.shape, (3, 3, 1, 8), ("NHWC", "HWIO", "NHWC"))
+        images, kernel = batch.image / np.float32(16), params["conv"]["kernel"]
+        x = np.asarray(jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=numbers))
+        x = (x - norm["mean"]) / np.sqrt(norm["var"] + 1e-5) * params["norm"]["scale"] + params["norm"]["bias"]
+        logits = np.maximum(x, 0).mean((1, 2)) @ params["head"]["kernel"] + params["head"]["bias"]
+        return np.mean(np.log(np.exp(logits).sum(1)) - logits[range(40), batch.label])
+
+    expected = loss(last.model_state["norm"])
+    assert abs(expected - loss({"mean": 0, "var": 1})) > 1e-3
+    assert float(run.loss_fn(run.params, batch)) == pytest.approx(expected, rel=1e-5)
+    assert scores["train_loss"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_landscape_is_what_the_library_measures_along_one_set_of_directions(trained, measured):
     x = np.linspace(-0.5, 0.5, 5)
     for place, result in zip(trained, results(measured, "landscape"), strict=True):
-        run = restore(Path(place))
+        run = restored(Path(place))
         directions = flatness.filter_normalized_directions(run.params, key=jax.random.key(0), num=3)
         assert list(result["measured"]) == ["line 0", "line 1", "line 2", "plane"]
         for i, direction in enumerate(directions):
-            expected = flatness.loss_slice(loss_fn, run.params, [run.train], direction, x=x)
+            expected = flatness.loss_slice(run.loss_fn, run.params, run.batches, direction, x=x)
             assert result["measured"][f"line {i}"] == {"x": x.tolist(), "y": None, "values": expected.values.tolist()}
-        plane = flatness.loss_slice(loss_fn, run.params, [run.train], *directions[:2], x=x)
+        plane = flatness.loss_slice(run.loss_fn, run.params, run.batches, *directions[:2], x=x)
         assert result["measured"]["plane"]["values"] == plane.values.tolist()
 
 
@@ -106,7 +150,7 @@ def test_a_file_says_what_was_measured_and_how(trained, measured):
     assert (result["checkpoint"]["name"], result["checkpoint"]["step"]) == ("sam-8", 8)
     assert result["settings"]["k"] == 3 and result["settings"]["seed"] == 7
     assert {"jax", "source"} <= result["made_with"].keys()
-    assert result["checkpoint"]["parameters"] != read(measured, "sgd-8-flatness")["checkpoint"]["parameters"]
+    assert result["checkpoint"]["parameters"] != read(measured, "plain-8-flatness")["checkpoint"]["parameters"]
 
 
 DIE = """
@@ -127,15 +171,20 @@ sys.exit(main.main(sys.argv[2:]))
 """
 
 
+def counted(function, calls):
+    return lambda *args, **options: calls.append(args) or function(*args, **options)
+
+
 def test_a_killed_measurement_ends_in_the_same_file(trained, measured, tmp_path, monkeypatch):
-    command = ["flatness", "--checkpoint", trained[0], "--output", str(tmp_path), *FEW]
-    died = subprocess.run([sys.executable, "-c", DIE, "4", *command], cwd=ROOT, capture_output=True, text=True)
+    command = ["landscape", "--checkpoint", trained[0], "--output", str(tmp_path), *POINTS]
+    died = subprocess.run([sys.executable, "-c", DIE, "3", *command], cwd=ROOT, capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL and "Traceback" not in died.stderr
-    kept = read(tmp_path, "sgd-8-flatness")["measured"]
-    assert list(kept) == ["point", "zeroth_order_flatness rho=0.1", "zeroth_order_flatness rho=0.5"]
-    monkeypatch.setattr("experiments.measure._point", lambda run: pytest.fail("measured again"))
+    assert list(read(tmp_path, "plain-8-landscape")["measured"]) == ["line 0", "line 1"]
+    slices = []
+    monkeypatch.setattr("gam_jax.flatness.loss_slice", counted(flatness.loss_slice, slices))
     assert main(command) == 0
-    name = "sgd-8-flatness.json"
+    assert len(slices) == 2
+    name = "plain-8-landscape.json"
     assert (tmp_path / name).read_bytes() == (measured / name).read_bytes()
 
 
@@ -198,16 +247,16 @@ def test_what_is_not_finite_is_null_and_is_drawn_as_a_gap(measured, tmp_path):
 
 
 def test_other_settings_in_the_same_folder_are_refused(trained, measured, capsys):
-    before = (measured / "sgd-8-flatness.json").read_bytes()
+    before = (measured / "plain-8-flatness.json").read_bytes()
     assert main(["flatness", "--checkpoint", *trained, "--output", str(measured), *FEW, "--k", "2"]) == 2
     assert "settings.k: 3 there, 2 now" in capsys.readouterr().err
-    assert (measured / "sgd-8-flatness.json").read_bytes() == before
+    assert (measured / "plain-8-flatness.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--k", "700"], "k must be at most the number of parameters, 610 in sgd-8, got k=700"),
+        (["--k", "700"], "k must be at most the number of parameters, 610 in plain-8, got k=700"),
         (["--k", "0"], "k must be at least 1, got 0"),
         (["--rho", "0"], r"rho must hold finite numbers > 0, got \(0.0,\)"),
         (["--rho"], "rho must name distinct values"),
@@ -219,12 +268,8 @@ def test_other_settings_in_the_same_folder_are_refused(trained, measured, capsys
 )
 def test_mistakes_are_explained_before_anything_is_measured(trained, capsys, tmp_path, arguments, message):
     output = tmp_path / "out"
-    try:
-        status = main(["flatness", "--checkpoint", *trained, "--output", str(output), *FEW, *arguments])
-    except SystemExit as exit:
-        status = exit.code
-    printed = capsys.readouterr()
-    assert status == 2 and re.search(message, re.sub(r"[\s│]+", " ", printed.out + printed.err))
+    command = ["flatness", "--checkpoint", *trained, "--output", str(output), *FEW]
+    assert re.search(message, refused(capsys, *command, *arguments))
     assert not output.exists()
 
 
@@ -232,7 +277,7 @@ def test_an_unwritable_output_and_one_name_twice_are_refused(trained, capsys, tm
     (tmp_path / "file").write_text("")
     assert main(["landscape", "--checkpoint", trained[0], "--output", str(tmp_path / "file" / "out")]) == 2
     assert "cannot write results to --output" in capsys.readouterr().err
-    shutil.copytree(trained[0], tmp_path / "sgd")
-    both = [trained[0], str(tmp_path / "sgd")]
+    shutil.copytree(trained[0], tmp_path / "plain")
+    both = [trained[0], str(tmp_path / "plain")]
     assert main(["landscape", "--checkpoint", *both, "--output", str(tmp_path / "out")]) == 2
-    assert "two of the checkpoints are called 'sgd-8'" in capsys.readouterr().err
+    assert "two of the checkpoints are called 'plain-8'" in capsys.readouterr().err

@@ -1,0 +1,225 @@
+"""Every shipped config builds and trains, and no option of a config is without effect."""
+
+import ast
+import collections
+import contextlib
+import dataclasses
+import functools
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import tyro
+
+from experiments import models
+from experiments.config import (
+    CheckpointsConfig,
+    CompareConfig,
+    DataConfig,
+    DevicesConfig,
+    DigitsConfig,
+    FlatnessConfig,
+    LandscapeConfig,
+    ModelConfig,
+    TrainConfig,
+    UserError,
+)
+from experiments.configs import TRAIN_NAMES, load_train
+from experiments.data import DATA_SETS, Batch
+from experiments.data.catalogue import DataSet
+from experiments.mesh import make_mesh, start
+from experiments.optim import METHODS, OptimConfig
+from experiments.programs import Programs
+from experiments.run import run
+from experiments.setup import assemble, set_up
+from experiments.state import Sums
+from experiments.step import evaluation_step, train_step
+
+ROOT = Path(importlib.import_module("experiments").__file__).parent
+FIRST = {}
+"""For each network the first config that has it."""
+for _name in TRAIN_NAMES:
+    FIRST.setdefault(load_train(_name, "plain").model.name, _name)
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""Of the compiler: slow programs, soon."""
+DEEP = ("resnet101", "pyramidnet110")
+
+
+class Mock(NamedTuple):
+    """A pipeline without images."""
+
+    data_set: DataSet
+    num_train: int = 1000
+    steps_per_epoch: int = 10
+
+
+def shapes(batch_size, image_shape):
+    columns = ((batch_size, *image_shape), np.uint8), *(((batch_size,), t) for t in (np.int32, np.int32, np.float32))
+    return Batch(*(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in columns))
+
+
+def assert_builds(name, method):
+    """By shapes alone: the state, a training step that leaves its structure as it is, and an evaluation step."""
+    config = load_train(name, method)
+    data_set = DATA_SETS[config.data.name].resized(config.data.image_size)
+    setup = assemble(config, Mock(data_set))
+    state = jax.eval_shape(setup.init)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
+    batch = shapes(config.batch_size, data_set.image_shape)
+    step = functools.partial(train_step, config, setup.seen, setup.loss_fn, setup.chain.tx)
+    kind = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
+    assert kind(jax.eval_shape(step, state, batch)) == kind(state)
+    evaluated = functools.partial(evaluation_step, setup.model, data_set)
+    sums = jax.eval_shape(Sums.zero)
+    assert kind(jax.eval_shape(evaluated, state.params, state.model_state, sums, batch)) == kind(sums)
+
+
+def test_every_network_is_in_a_config():
+    assert {*FIRST} == {*models.NAMES} and len(TRAIN_NAMES) == len({*TRAIN_NAMES}) == 1 + 1 + 14 + 4 + 10
+
+
+@pytest.mark.parametrize("network", [name for name in FIRST if name not in DEEP])
+def test_every_network_takes_a_step_in_full_size(network):
+    assert_builds(FIRST[network], "plain")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_takes_a_step(method):
+    assert_builds("digits", method)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAIN_NAMES)
+def test_every_config_takes_a_step_in_full_size(name):
+    assert_builds(name, "gam")
+
+
+@pytest.mark.parametrize("name", TRAIN_NAMES)
+def test_every_config_comes_back_from_json(name):
+    for method in METHODS:
+        config = load_train(name, method)
+        assert config.optim.method == method and config.workdir is tyro.MISSING
+        identity = config.identity()
+        assert TrainConfig.of(Path("other"), json.loads(json.dumps(identity))).identity() == identity
+        assert DATA_SETS[config.data.name].in_memory <= (config.data.workers == 0)
+
+
+def trained_tiny(network, method):
+    """Two real steps of a network of a quarter of its width on images of 32 x 32 pixels."""
+    config = load_train(FIRST[network], method)
+    config = dataclasses.replace(
+        config, batch_size=4, model=dataclasses.replace(config.model, width=0.25, dtype="float32"), steps=2
+    )
+    data_set = DATA_SETS[config.data.name].resized(32)
+    setup = assemble(config, Mock(data_set))
+    rng = np.random.default_rng(0)
+    image = rng.integers(256, size=(4, *data_set.image_shape), dtype=np.uint8)
+    batch = Batch(image, np.arange(4, dtype=np.int32), np.arange(4, dtype=np.int32), np.ones(4, np.float32))
+    before = jax.jit(setup.init, compiler_options=QUICK)()
+    step = jax.jit(
+        functools.partial(train_step, config, setup.seen, setup.loss_fn, setup.chain.tx), compiler_options=QUICK
+    )
+    return before, step(step(before, batch), batch)
+
+
+def assert_trained(before, after):
+    assert int(after.broken) == -1 and float(after.sums.examples) == 8
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
+    moved = [np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (after.params, before.params)), strict=True)]
+    assert np.mean(moved) > 0.9  # where a warm-up or a ReLU has not let a gradient through
+
+
+@pytest.mark.parametrize("network", ["resnet18", "vit"])
+def test_two_real_steps(network):
+    assert_trained(*trained_tiny(network, "plain"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [name for name in FIRST if name not in ("mlp", *DEEP)])
+def test_two_real_steps_of_gam(network):
+    assert_trained(*trained_tiny(network, "gam"))
+
+
+FAMILIES = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__", "methods"}
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_docstring_of_a_family_has_a_command_that_is_right(family):
+    module = importlib.import_module(f"experiments.configs.{family}")
+    if family == "methods":
+        return
+    (command,) = re.findall(
+        r"^Command: python -m experiments.main (?:train|compare) --config (\w+)", module.__doc__, re.M
+    )
+    assert command in module.NAMES and "Expected" in module.__doc__
+    assert {*module.NAMES} <= {*TRAIN_NAMES}
+
+
+CONFIGS = (TrainConfig, DataConfig, ModelConfig, OptimConfig, DevicesConfig, CheckpointsConfig)
+NOT_A_USE = ("dataclasses", "experiments.config", "experiments.models", "jax", "tests", "json")
+"""Modules that read fields to check, copy or store them, whatever they are."""
+
+
+@contextlib.contextmanager
+def recorded_reads():
+    """The fields of configs that are read inside, by class."""
+    seen = collections.defaultdict(set)
+
+    def watch(cls):
+        def read(self, name):
+            module = sys._getframe(1).f_globals["__name__"]
+            if module not in NOT_A_USE and not module.startswith(("jax.", "tests.")):
+                seen[cls].add(name)
+            return object.__getattribute__(self, name)
+
+        return read
+
+    with pytest.MonkeyPatch.context() as patched:
+        for cls in CONFIGS:
+            patched.setattr(cls, "__getattribute__", watch(cls), raising=False)
+        yield seen
+
+
+def test_every_field_of_a_training_run_is_read(tmp_path):
+    arguments: Any = {"epochs": 1, "batch_size": 8, "checkpoints": CheckpointsConfig(every=1)}
+    data = DataConfig(name="digits", train_size=8)
+    with recorded_reads() as seen:
+        digits = TrainConfig(
+            workdir=tmp_path / "run",
+            data=data,
+            model=ModelConfig(name="mlp", hidden=(2,)),
+            optim=load_train("digits", "plain").optim,
+            **arguments,
+        )
+        run(digits, "command")
+        for method in METHODS:
+            set_up(dataclasses.replace(digits, optim=load_train("digits", method).optim))
+        for network in ("vit", "efficientnet_b0"):
+            model = ModelConfig(name=network, pretrained=tmp_path / "absent" if network != "vit" else None)
+            setup = assemble(dataclasses.replace(digits, model=model), Mock(DATA_SETS["cifar10"]))
+            jax.eval_shape(setup.init)
+            programs = Programs(setup, make_mesh(DevicesConfig(), 8))
+        programs._create = lambda: jax.eval_shape(setup.init)
+        with pytest.raises(UserError, match="must be a .safetensors file"):
+            programs.create()
+        with pytest.raises(UserError, match="cifar10 is not in"):
+            set_up(dataclasses.replace(digits, data=DataConfig(name="cifar10", folder=tmp_path)))
+        with pytest.raises(UserError, match="finds no other processes"):
+            start(DevicesConfig(multihost=True))
+    unread = {cls.__name__: {field.name for field in dataclasses.fields(cls)} - seen[cls] for cls in CONFIGS}
+    assert unread == {cls.__name__: set() for cls in CONFIGS}
+
+
+def test_every_field_of_the_other_commands_is_named_in_the_code():
+    """In an attribute access outside the module of the configs."""
+    sources = [path for path in ROOT.rglob("*.py") if path != ROOT / "config.py"]
+    nodes = [node for path in sources for node in ast.walk(ast.parse(path.read_text()))]
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    for cls in (CompareConfig, DigitsConfig, FlatnessConfig, LandscapeConfig):
+        assert {field.name for field in dataclasses.fields(cls)} <= used
