@@ -17,7 +17,8 @@ class Held(NamedTuple):
       term: what the method added on the last step on which it acted and this was finite; zero before. Its shapes,
         dtypes and shardings are those of the parameters.
       held_cosine: of the angle between that term and the one before it, float32: how stale a held term is when it is
-        replaced. Near 1 the interval may be longer; near 0 it is too long. 0 at the first.
+        replaced. Near 1 the interval may be longer, near 0 it is too long, and below 0 the steps between went too far
+        along the term. 0 at the first.
     """
 
     term: PyTree
