@@ -67,7 +67,7 @@ def start(config: DevicesConfig) -> None:
         ) from error
 
 
-def make_mesh(config: DevicesConfig, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: DevicesConfig, batch_size: int, devices: Sequence[Any] | None = None) -> Mesh:
     """Devices in rows of ``config.fsdp``; if none are given, all devices of all processes.
 
     Raises:
