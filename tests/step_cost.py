@@ -1,8 +1,4 @@
-"""Counts what a training step costs, in gradients of the loss: FLOPs and memory of the compiled program.
-
-Command: python -m experiments.benchmarks.step_cost
-Run time: two minutes on 2 CPU cores; the counts are exact and do not depend on the machine's speed.
-"""
+"""Counts what a training step costs, in gradients of the loss: FLOPs and memory of the compiled program."""
 
 import functools
 from collections.abc import Callable
@@ -13,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import gam_jax
-from experiments.benchmarks.networks import resnet, vit
+from tests.networks import resnet, vit
 
 NETWORKS = {"ViT": vit, "ResNet": resnet}
 LINKS: dict[str, list[Callable[..., Any]]] = {
@@ -69,28 +65,3 @@ def step_cost(network: str, links: list[Callable[..., Any]], count: int = 0, **o
     step, base = training_step(loss_fn, links, count, **options)
     step_flops, step_memory = compile_and_count(step, params, base.init(params), batch)
     return step_flops / flops, step_memory / memory
-
-
-def main() -> None:
-    """Prints the table in Markdown."""
-    names = [f"{network} {what}" for network in NETWORKS for what in ("FLOPs", "memory")]
-    print("| method | " + " | ".join(names) + " |")
-    print("| --- |" + " --- |" * len(names))
-    rows = [(name, links, 0, {}) for name, links in LINKS.items()]
-    rows.append(("GAM, step skipped by interval", LINKS["GAM"], 1, {"interval": 10}))
-    for name, links, count, options in rows:
-        costs = [step_cost(network, links, count, **options) for network in NETWORKS]
-        print(f"| {name} | " + " | ".join(f"{cost:.2f}" for pair in costs for cost in pair) + " |", flush=True)
-    for name, options in {"gam_value_and_grad": {}, "gam_value_and_grad, reverse": {"hvp": "reverse"}}.items():
-        costs = []
-        for network in NETWORKS:
-            loss_fn, params, batch, flops, memory = problem(network)
-            fn = gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, **options)
-            counted = compile_and_count(fn, params, batch)
-            costs += [counted[0] / flops, counted[1] / memory]
-        print(f"| {name} | " + " | ".join(f"{cost:.2f}" for cost in costs) + " |", flush=True)
-    print(f"\njax {jax.__version__}, optax {optax.__version__}, {jax.devices()[0].platform}")
-
-
-if __name__ == "__main__":
-    main()
