@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 import gam_jax
+from gam_jax._types import Between, HvpMode
 
 Method = Literal[
     "plain", "sam", "gam", "sam+gam", "accelerated_gam", "asam", "gsam", "gradient_norm_penalty", "c_flat", "fad"
@@ -46,7 +47,7 @@ HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
 }
 """What each method has to tune."""
 TUNABLE = frozenset().union(*HYPERPARAMETERS.values())
-_STATIC = ("method", "base", "warmup", "rho_schedule", "interval")
+_STATIC = ("method", "base", "warmup", "rho_schedule", "interval", "between", "ascent_hvp", "curvature_share")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,14 @@ class OptimConfig:
     """How the radii change: not at all, in proportion to the learning rate, or with the inverse root of the step."""
     interval: int = 1
     """Apply the method on every so many-th step, and the base optimizer alone on the others."""
+    between: Between = "skip"
+    """What the other steps add to the gradient: nothing, or (hold) what the method added last."""
+    max_ratio: float | None = None
+    """Bound of what the method adds, as a multiple of the norm of the gradient; none if not given."""
+    ascent_hvp: HvpMode | None = None
+    """How GAM's ascent direction is computed; finite_difference makes a step 5 gradients rather than 6."""
+    curvature_share: int = 1
+    """GAM's own passes see every so many-th image of the batch; the gradient sees all."""
     sam_rho: float | None = None
     """Radius of SAM and its kin: of the ascent of the loss. In accelerated GAM it is rho'."""
     gam_rho: float | None = None
@@ -132,7 +141,8 @@ def build(config: OptimConfig, loss_fn: Callable[..., Any], steps: int, **option
     def learning_rate(count: jax.typing.ArrayLike) -> Any:
         return config.learning_rate * relative(count)
 
-    options = {"interval": config.interval, **options}
+    shared = {name: getattr(config, name) for name in ("interval", "between", "max_ratio")}
+    options = {**shared, **options}
     links = _links(config, loss_fn, lambda rho: _radius(config.rho_schedule, rho, relative), options)
     if config.base == "sgd":
         base = [optax.add_decayed_weights(config.weight_decay), optax.sgd(learning_rate, config.momentum)]
@@ -151,7 +161,13 @@ def _links(
     sam_rho, gam_rho = radii.get("sam_rho"), radii.get("gam_rho")
     make: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
         "sam": lambda: gam_jax.sam(loss_fn, sam_rho, **options),
-        "gam": lambda: gam_jax.gam(loss_fn, gam_rho, own.gam_alpha, **options),
+        "gam": lambda: gam_jax.gam(
+            _on_every_nth(config.curvature_share, loss_fn),
+            gam_rho,
+            own.gam_alpha,
+            ascent_hvp=config.ascent_hvp,
+            **options,
+        ),
         "accelerated_gam": lambda: gam_jax.accelerated_gam(
             loss_fn, gam_rho, sam_rho, own.gam_alpha, own.beta, own.gamma, **options
         ),
@@ -163,6 +179,17 @@ def _links(
     }
     names = {"plain": (), "sam+gam": ("sam", "gam")}.get(config.method, (config.method,))
     return {name: make[name]() for name in names}
+
+
+def _on_every_nth(n: int, loss_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The loss on every n-th row of the batch."""
+    if n == 1:
+        return loss_fn
+
+    def on_rows(params: Any, batch: Any, **arguments: Any) -> Any:
+        return loss_fn(params, batch=jax.tree.map(lambda rows: rows[::n], batch), **arguments)
+
+    return on_rows
 
 
 def _warmup_cosine(warmup: float, steps: int) -> optax.Schedule:

@@ -130,8 +130,24 @@ def _check_optim(optim: OptimConfig) -> None:
             require(value is None, f"{optim.method!r} has no {name}: its hyper-parameters are {', '.join(names)}")
     require_momentum(optim.momentum)
     require(0 <= optim.warmup < 1, f"warmup must be a fraction of the steps in [0, 1), got {optim.warmup}")
-    require_at_least(optim, 1, "interval")
+    require_at_least(optim, 1, "interval", "curvature_share")
     require(
-        optim.method != "plain" or (optim.interval, optim.rho_schedule) == (1, "constant"),
-        f"'plain' has no interval and no rho_schedule, got {optim.interval} and {optim.rho_schedule!r}",
+        optim.max_ratio is None or (math.isfinite(optim.max_ratio) and optim.max_ratio > 0),
+        f"max_ratio must be a finite number > 0, got {optim.max_ratio}",
     )
+    require(
+        optim.between == "skip" or optim.interval > 1,
+        f"between='hold' needs an interval above 1, got {optim.interval}",
+    )
+    _check_recipe(optim)
+
+
+def _check_recipe(optim: OptimConfig) -> None:
+    """Refuses options that the method does not have."""
+    defaults = {field.name: field.default for field in dataclasses.fields(OptimConfig)}
+    absent = ("interval", "between", "max_ratio", "rho_schedule") if optim.method == "plain" else ()
+    if optim.method not in ("gam", "sam+gam"):
+        absent += ("ascent_hvp", "curvature_share")
+    for name in absent:
+        value = getattr(optim, name)
+        require(value == defaults[name], f"{optim.method!r} has no {name}, got {value}")

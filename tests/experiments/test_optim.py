@@ -130,6 +130,38 @@ def test_radii_in_proportion_to_the_learning_rate_are_never_negative(monkeypatch
     np.testing.assert_allclose(float(radii["rho"](100)), 0.4)
 
 
+RECIPES = [
+    {"interval": 2, "between": "hold"},
+    {"interval": 2, "between": "hold", "max_ratio": 0.1},
+    {"ascent_hvp": "finite_difference"},
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_a_recipe_reaches_the_link(x64, recipe):
+    by_hand = optax.chain(
+        gam_jax.gam(loss_fn, 0.5, 0.7, **recipe),
+        optax.add_decayed_weights(0.2),
+        optax.sgd(lambda step: 0.15 * (1 + jnp.cos(jnp.pi * step / 4)), 0.9),
+    )
+    found, exact = (iterates(build(config_of("gam", **changes), loss_fn, 4).tx, 4) for changes in (recipe, {}))
+    np.testing.assert_allclose(found, iterates(by_hand, 4), rtol=1e-9)
+    assert np.abs(found - exact).max() > 1e-9
+
+
+def test_a_share_of_the_batch_is_what_the_flatness_term_sees(x64):
+    def mean_loss(params, batch):
+        return jnp.mean(jax.vmap(loss_fn, (None, 0))(params, batch["x"]))
+
+    params, batch = jnp.array([0.5, -1.0, 2.0]), {"x": jnp.arange(12.0).reshape(4, 3)}
+    gradient = jax.grad(mean_loss)(params, batch)
+    tx = build(config_of("gam", curvature_share=2, weight_decay=0.0, learning_rate=1.0), mean_loss, 1).tx
+    found, _ = tx.update(gradient, tx.init(params), params, batch=batch)
+    rows = {"x": batch["x"][::2]}
+    term = gam_jax.gam_value_and_grad(mean_loss, 0.5, 0.7)(params, rows)[1] - jax.grad(mean_loss)(params, rows)
+    np.testing.assert_allclose(found, -(gradient + term), rtol=1e-9)
+
+
 def test_between_its_steps_a_method_is_the_base_optimizer(x64):
     every_second = iterates(build(config_of("gam", interval=2), loss_fn, steps=4).tx, 2)
     full, plain = (iterates(build(config_of(method), loss_fn, steps=4).tx, 1)[0] for method in ("gam", "plain"))
