@@ -10,6 +10,7 @@ from typing import Annotated, cast, get_args
 
 import tyro
 
+from experiments.benchmarks.config import AotConfig, BenchmarkConfig
 from experiments.config import (
     CompareConfig,
     DataName,
@@ -86,6 +87,30 @@ def _measure(kind: str, settings: MeasureConfig, command: str) -> None:
     _print_written(figures.DRAW[kind](results, settings.output))
 
 
+def _benchmark(settings: BenchmarkConfig, command: str) -> None:
+    from experiments.benchmarks import benchmark_report
+    from experiments.benchmarks.benchmark import benchmark, results_path
+
+    results = benchmark(settings, command, lambda line: print(line, file=sys.stderr, flush=True))
+    for network in settings.networks:
+        print(f"{network}: {benchmark_report.base_sentence(results, network)}")
+        print(benchmark_report.table(results, network))
+    written = [results_path(settings), benchmark_report.write_markdown(results, settings.workdir)]
+    if settings.rounds:
+        written.append(benchmark_report.draw(results, settings.workdir))
+    _print_written(written)
+
+
+def _aot(settings: AotConfig, command: str) -> None:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # the TPU's compiler is all that is needed of it
+    from experiments.benchmarks.aot import compile_all
+
+    report = compile_all(settings, command, lambda line: print(line, flush=True))
+    _print_written([report.with_suffix(".json"), report])
+
+
 def _print_written(paths: Sequence[Path]) -> None:
     print("wrote " + ", ".join(map(str, paths)))
 
@@ -99,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     named, method = _read_ahead(arguments)
     comparison, run = load(_known(named, get_args(CompareName))), load_train(_known(named, TRAIN_NAMES), method)
+    compilation = AotConfig(config=_known(named, TRAIN_NAMES), model=run.model, batch_size=run.batch_size)
 
     def compare(
         config: CompareName,
@@ -175,12 +201,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         """
         return functools.partial(_measure, "landscape", settings)
 
+    def benchmark(settings: Annotated[BenchmarkConfig, tyro.conf.arg(name="")]) -> Job:
+        """Measure what a training step costs with every method, relative to SGD's: time, FLOPs, memory, compilation.
+
+        All cases are timed in turns, so that what disturbs one disturbs all. Writes to --workdir: benchmark.json (as
+        results come), benchmark.md, benchmark.png.
+
+        Args:
+          settings: what to measure.
+        """
+        return functools.partial(_benchmark, settings)
+
+    def aot(
+        settings: Annotated[AotConfig, tyro.conf.arg(name="")] = compilation,
+    ) -> Job:
+        """Compile the training step of a config for a TPU slice, without any TPU: what it needs on each chip.
+
+        Needs the TPU's compiler: pip install '.[tpu]'. Writes to --workdir: CONFIG-TOPOLOGY.json, CONFIG-TOPOLOGY.md.
+        What does not fit into the chip's memory is an error (status 2), with the numbers.
+
+        Args:
+          settings: what to compile.
+        """
+        load_train(settings.config, method)  # refuses an unknown name
+        return functools.partial(_aot, settings)
+
     commands: dict[str, Callable[..., Job]] = {
         "compare": compare,
         "train": train,
         "prepare": prepare,
         "flatness": flatness,
         "landscape": landscape,
+        "benchmark": benchmark,
+        "aot": aot,
     }
     try:
         job = tyro.extras.subcommand_cli_from_dict(

@@ -40,6 +40,8 @@ class ModelConfig:
     """Type of the computation; parameters, statistics and logits are float32."""
     remat: bool = False
     """Compute the activations of each block anew in the backward pass, for less memory."""
+    unroll: bool = False
+    """Write out the layers of a ViT rather than scan over them: GAM costs 6 gradients rather than 7, compiling more."""
     dropout: float = 0.0
     """Probability of dropping a feature before the classifier."""
     drop_path: float = 0.0

@@ -17,7 +17,7 @@ class _Entry(NamedTuple):
 
 
 _ALL_BUT_MLP = frozenset({"width", "dtype", "remat"})
-_VIT = _ALL_BUT_MLP | {"dropout", "drop_path"}
+_VIT = _ALL_BUT_MLP | {"unroll", "dropout", "drop_path"}
 _MODELS: dict[str, _Entry] = {
     "mlp": _Entry(mlp.model, frozenset({"hidden"})),
     "resnet18": _Entry(resnet.resnet18, _ALL_BUT_MLP),

@@ -1,8 +1,9 @@
 """Vision transformer (Dosovitskiy et al. 2021): pre-norm, learned positions, classified by a class token.
 
 The layers are one scanned layer whose parameters are stacked along a leading axis, so that neither the program nor the
-time to compile it grows with depth. GELU is the tanh approximation, as in the authors' JAX code. Weights are
-initialised as in DeiT (Touvron et al. 2021): normal, truncated at two standard deviations, 0.02.
+time to compile it grows with depth (unless ``unroll`` writes them out). GELU is the tanh approximation, as in the
+authors' JAX code. Weights are initialised as in DeiT (Touvron et al. 2021): normal, truncated at two standard
+deviations, 0.02.
 
 | network | image | patch | embedding | layers | heads | classes | parameters | published as |
 | ------- | ----- | ----- | --------- | ------ | ----- | ------- | ---------- | ------------ |
@@ -11,6 +12,7 @@ initialised as in DeiT (Touvron et al. 2021): normal, truncated at two standard 
 | vit_b32 | 224   | 32    | 768       | 12     | 12    | 1000    | 88,224,232 | ViT-B/32 |
 """
 
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -104,7 +106,7 @@ class VisionTransformer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         patch, embedding, heads, self.depth = architecture
-        self.remat, self.dropout = config.remat, config.dropout
+        self.remat, self.unroll, self.dropout = config.remat, config.unroll, config.dropout
         self.rates = tuple(drop_path_rates(config.drop_path, self.depth))
         features = scaled(embedding, config.width, heads)
         tokens = 1 + (image_shape[0] // patch) * (image_shape[1] // patch)
@@ -131,10 +133,10 @@ class VisionTransformer(nnx.Module):
         token = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (len(x), 1, x.shape[-1]))
         x = jnp.concatenate([token, x], axis=1) + self.positions[...].astype(x.dtype)
         classifier_key, blocks_key = (None, None) if key is None else jax.random.split(key)
-        x = self._scan_blocks(x, blocks_key)
+        x = self._run_blocks(x, blocks_key)
         return self.head(dropout(self.norm(x)[:, 0], self.dropout, classifier_key))
 
-    def _scan_blocks(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
+    def _run_blocks(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
         graph, params = nnx.split(self.blocks)
 
         def step(x: jax.Array, layer: tuple[nnx.State, jax.Array, jax.Array | None]) -> tuple[jax.Array, None]:
@@ -142,8 +144,13 @@ class VisionTransformer(nnx.Module):
             return nnx.merge(graph, params)(x, rate, keys), None
 
         keys = None if key is None else jax.random.split(key, (self.depth, 2))
-        step = jax.checkpoint(step, prevent_cse=False) if self.remat else step
-        return jax.lax.scan(step, x, (params, jnp.array(self.rates), keys))[0]
+        step = jax.checkpoint(step, prevent_cse=self.unroll) if self.remat else step
+        layers = (params, jnp.array(self.rates), keys)
+        if not self.unroll:
+            return jax.lax.scan(step, x, layers)[0]
+        for i in range(self.depth):  # not scan(unroll=...), inside which gam_jax shares no gradients either
+            x, _ = step(x, jax.tree.map(operator.itemgetter(i), layers))
+        return x
 
 
 def _stack(make: Callable[[nnx.Rngs], Block], depth: int, rngs: nnx.Rngs) -> Block:

@@ -59,6 +59,14 @@ def test_three_kills_change_nothing(finished, tmp_path):
     assert len(started) == 4 and started == sorted(started) and {*started} <= {0, 4, 8, 12}
 
 
+@pytest.fixture(autouse=True)
+def _listen_to_ctrl_c():
+    """A shell that starts the tests in the background makes them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt(monkeypatch, step, sent=signal.SIGTERM):
     """Makes the run get a signal during a step."""
     original = programs.Programs.step

@@ -1,0 +1,194 @@
+"""Compiles the trainer's step for many chips, none of which need exist, and reads off what it will need on each."""
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import PartitionSpec
+
+from experiments.benchmarks.aot_report import table, write_markdown
+from experiments.benchmarks.chips import Chip, describe
+from experiments.benchmarks.config import AotConfig, Perturbation
+from experiments.benchmarks.count import collectives, matmul_flops, memory_bytes
+from experiments.benchmarks.hlo import parse
+from experiments.benchmarks.stand_in import set_up_without_data
+from experiments.config import DevicesConfig, ModelConfig, TrainConfig, require
+from experiments.configs import load_train
+from experiments.data import Batch
+from experiments.mesh import Mesh, make_mesh
+from experiments.optim import Method, build
+from experiments.programs import Programs
+from experiments.provenance import provenance
+from experiments.setup import Setup
+from experiments.state import TrainState
+from experiments.step import train_step
+from experiments.store import write_json
+from gam_jax._types import HvpMode
+
+AXES = ("data", "fsdp")
+
+
+class Variant(NamedTuple):
+    """One way to train.
+
+    Attributes:
+      method: the method.
+      perturbation: global: as on one device; per_replica: each chip perturbs with the gradient of its own examples.
+      fsdp: chips among which parameters and optimizer state are divided; with 1 each has a copy.
+    """
+
+    method: Method
+    perturbation: Perturbation
+    fsdp: int
+
+
+def compile_all(config: AotConfig, command: str, say: Callable[[str], None]) -> Path:
+    """Compiles all variants for the slice; writes the numbers as they come, and then the report.
+
+    Returns:
+      Where the report is.
+
+    Raises:
+      UserError: if the slice is unknown, a config does not fit it, or, when all is written, a program its memory.
+    """
+    devices, chip = describe(config.topology)
+    path = config.workdir / f"{config.config}-{config.topology.replace(':', '-')}.json"
+    records: list[dict[str, Any]] = []
+    results = {
+        "config": config.config,
+        "topology": config.topology,
+        "chips": len(devices),
+        "batch_size": config.batch_size,
+        "model": describe_model(config.model),
+        "assumptions": chip._asdict(),
+        "command": command,
+        "made_with": provenance() | {"libtpu": version("libtpu")},
+        "records": records,
+    }
+    config.workdir.mkdir(parents=True, exist_ok=True)
+    for variant in variants(config):
+        records.append(measure(config, variant, devices, chip))
+        write_json(path, results)
+        say(table(records[-1:]))
+    report = write_markdown(results, chip, path.with_suffix(".md"))
+    misfits = [record for record in records if not record["fits"]]
+    require(not misfits, f"{'; '.join(map(too_large, misfits))}. The numbers are in {report}")
+    return report
+
+
+def describe_model(model: ModelConfig) -> str:
+    """What is not the default of a network."""
+    changed = [f for f in dataclasses.fields(model) if f.name != "name" and getattr(model, f.name) != f.default]
+    return ", ".join([model.name, *(f"{f.name} {getattr(model, f.name)}" for f in changed)])
+
+
+def too_large(record: dict[str, Any]) -> str:
+    """What does not fit, in numbers."""
+    memory = record["memory"]
+    return (
+        f"{record['method']}, {record['perturbation']}, fsdp={record['fsdp']}, needs {memory['peak'] / 2**30:.2f} GiB "
+        f"of {memory['available'] / 2**30:.2f} GiB a chip: try a larger --fsdp, a smaller --batch-size or --model.remat"
+    )
+
+
+def variants(config: AotConfig) -> list[Variant]:
+    """All that the config asks for and that make sense: SGD perturbs nothing, and a replica has all parameters."""
+    return [
+        Variant(method, perturbation, fsdp)
+        for fsdp in config.fsdp
+        for method in config.methods
+        for perturbation in config.perturbation
+        if perturbation == "global" or (method != "plain" and fsdp == 1)
+    ]
+
+
+def train_config(config: AotConfig, method: Method) -> TrainConfig:
+    """The training run."""
+    named = load_train(config.config, method)
+    return dataclasses.replace(named, workdir=config.workdir, model=config.model, batch_size=config.batch_size)
+
+
+def measure(config: AotConfig, variant: Variant, devices: Sequence[Any], chip: Chip) -> dict[str, Any]:
+    """Compiles one variant; what its step needs on each chip, or that it does not fit."""
+    train = train_config(config, variant.method)
+    mesh = make_mesh(DevicesConfig(fsdp=variant.fsdp), train.batch_size, devices)
+    lowered = lower(set_up_without_data(train), mesh, variant.perturbation, config.hvp)
+    record: dict[str, Any] = {
+        **variant._asdict(),
+        "hvp": config.hvp,
+        "chips": len(devices),
+        "batch_size": train.batch_size,
+    }
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = memory_needed(str(error))
+        if needed is None:
+            raise
+        return record | {"fits": False, "memory": {"peak": needed, "available": chip.memory_bytes}}
+    record["compile_seconds"] = time.perf_counter() - start
+    return record | needs(compiled, chip, len(devices))
+
+
+def lower(setup: Setup, mesh: Mesh, perturbation: Perturbation, hvp: HvpMode) -> Any:
+    """The trainer's step, traced; with per_replica inside a shard_map."""
+    replicas: Any = {"axis_name": AXES, "per_replica": True} if perturbation == "per_replica" else {}
+    chain = build(setup.config.optim, setup.loss_fn, setup.steps, has_aux=True, hvp=hvp, **replicas)
+    programs = Programs(setup._replace(chain=chain), mesh)
+    return programs.lower(_on_each_replica(setup, chain.tx, mesh) if replicas else None)
+
+
+def _on_each_replica(setup: Setup, tx: Any, mesh: Mesh) -> Callable[[TrainState, Batch], TrainState]:
+    """The trainer's step on the rows of each replica; what the optimizer does not average is averaged here."""
+
+    def step(state: TrainState, batch: Batch) -> TrainState:
+        new = train_step(setup.config, setup.seen, setup.loss_fn, tx, state, batch)
+        added = jax.lax.psum(jax.tree.map(lambda after, before: after - before, new.sums, state.sums), AXES)
+        return new._replace(
+            model_state=jax.lax.pmean(new.model_state, AXES),
+            sums=jax.tree.map(lambda before, more: before + more, state.sums, added),
+            broken=jax.lax.pmax(new.broken, AXES),
+        )
+
+    specs = (PartitionSpec(), PartitionSpec(AXES))
+    return jax.shard_map(step, mesh=mesh.devices, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+
+
+def needs(compiled: Any, chip: Chip, devices: int) -> dict[str, Any]:
+    """What a compiled step needs on each chip: arithmetic, memory, communication, and time at peak rates."""
+    program = parse(compiled.as_text())
+    found = collectives(program, devices)
+    memory = compiled.memory_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    flops, moved = program.total(matmul_flops), program.total(memory_bytes)
+    seconds = {
+        "compute": flops / chip.flops,
+        "memory": moved / chip.memory_bandwidth,
+        "network": sum(collective.wire_bytes for collective in found.values()) / chip.network_bandwidth,
+    }
+    return {
+        "fits": kept + memory.temp_size_in_bytes <= chip.memory_bytes,
+        "flops": flops,
+        "memory_traffic_bytes": moved,
+        "memory": {
+            "kept": kept,
+            "temporary": memory.temp_size_in_bytes,
+            "peak": kept + memory.temp_size_in_bytes,
+            "available": chip.memory_bytes,
+        },
+        "collectives": {kind: collective._asdict() for kind, collective in found.items()},
+        "seconds": seconds,
+        "step_seconds": {"overlapped": max(seconds.values()), "in_turn": sum(seconds.values())},
+    }
+
+
+def memory_needed(message: str) -> float | None:
+    """Bytes that a compiler says a program needs when it does not fit; None for other errors."""
+    found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
+    return float(found.group(1)) * 2 ** (10 * ("KMGT".index(found.group(2)) + 1)) if found else None

@@ -1,0 +1,158 @@
+"""The benchmark for its readers: a table in Markdown and a picture of time against arithmetic."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from experiments.benchmarks.benchmark import Record
+from experiments.benchmarks.timing import Ratio, ratio
+from experiments.picture import save, style
+from experiments.report import markdown
+from experiments.store import write_atomically
+
+_LIBRARIES = {"jax": "", "torch": "PyTorch: "}
+_COLORS = {"jax": "#d55e00", "torch": "#0072b2"}
+
+
+class Row(NamedTuple):
+    """What one case costs, as multiples of SGD's step in the same library.
+
+    Attributes:
+      name: of the case.
+      interval: it acts on every so many-th step.
+      times: by phase, and "mean" over an interval; empty without timing.
+      flops: by phase, and "mean".
+      memory: temporary memory; None where it is not known.
+      state_bytes: kept between steps beyond what SGD keeps.
+      compile: time to compile.
+    """
+
+    library: str
+    name: str
+    interval: int
+    times: dict[str, Ratio]
+    flops: dict[str, float]
+    memory: float | None
+    state_bytes: int | None
+    compile: float | None
+
+
+def rows(records: Sequence[Record], network: str) -> list[Row]:
+    """One for each case of a network."""
+    found = [record for record in records if record["network"] == network]
+    bases = {library: next((r for r in found if r["library"] == library), None) for library in _LIBRARIES}
+    return [_row(record, bases[record["library"]]) for record in found]
+
+
+def _row(record: Record, base: Any) -> Row:
+    share = 1 / record["interval"]
+    flops = {phase: record["flops"][phase] / base["flops"]["acting"] for phase in ("acting", "skipped")}
+    times = {phase: ratio(seconds, base["seconds"]["acting"]) for phase, seconds in record["seconds"].items()}
+    if "skipped" in record["seconds"]:
+        pairs = zip(record["seconds"]["acting"], record["seconds"]["skipped"], strict=True)
+        times["mean"] = ratio([share * a + (1 - share) * s for a, s in pairs], base["seconds"]["acting"])
+    elif times:
+        times["mean"] = times["acting"]
+    compiled = "compile_seconds" in record
+    return Row(
+        library=record["library"],
+        name=record["case"],
+        interval=record["interval"],
+        times=times,
+        flops={**flops, "mean": share * flops["acting"] + (1 - share) * flops["skipped"]},
+        memory=record["temporary_bytes"] / base["temporary_bytes"] if compiled else None,
+        state_bytes=record["state_bytes"] - base["state_bytes"] if compiled else None,
+        compile=record["compile_seconds"] / base["compile_seconds"] if compiled else None,
+    )
+
+
+def table(results: Record, network: str) -> str:
+    """All cases of a network."""
+    header = ["method", "interval", "time, acting", "time, skipped", "time, mean", "FLOPs, acting", "FLOPs, mean"]
+    lines = [
+        [
+            _LIBRARIES[row.library] + row.name,
+            str(row.interval),
+            *(_spread(row.times.get(phase)) for phase in ("acting", "skipped", "mean")),
+            f"{row.flops['acting']:.2f}",
+            f"{row.flops['mean']:.2f}",
+            "" if row.memory is None else f"{row.memory:.2f}",
+            "" if row.state_bytes is None else str(row.state_bytes),
+            "" if row.compile is None else f"{row.compile:.1f}",
+        ]
+        for row in rows(results["records"], network)
+    ]
+    return markdown([*header, "temporary memory", "state, bytes", "compile time"], lines)
+
+
+def _spread(found: Ratio | None) -> str:
+    return "" if found is None else f"{found.median:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def write_markdown(results: Record, folder: Path) -> Path:
+    """The tables, and how they came about."""
+    networks = list(dict.fromkeys(record["network"] for record in results["records"]))
+    versions = ", ".join(f"{name} {version}" for name, version in results["made_with"].items())
+    text = [
+        "# What a training step costs",
+        "",
+        "Multiples of the cost of an SGD step of the same library. Time: median of the ratios within each round, with "
+        "quartiles. FLOPs: of matrix products and convolutions in the compiled program. State: kept between steps "
+        "beyond SGD's.",
+        "",
+    ]
+    for network in networks:
+        base = base_sentence(results, network)
+        text += [f"## {network}", "", base, "", table(results, network), ""]
+    text += [
+        f"- command: `{results['command']}`",
+        f"- {results['started']}, {results['hardware']}, load average {results['load_average']:.1f} at the start",
+        f"- {versions}",
+        "",
+    ]
+    path = folder / "benchmark.md"
+    write_atomically(path, "\n".join(text))
+    return path
+
+
+def base_sentence(results: Record, network: str) -> str:
+    """One sentence on the SGD step that everything is relative to."""
+    said = []
+    for record in (r for r in results["records"] if r["network"] == network and r["case"] == "SGD"):
+        seconds = sorted(record["seconds"].get("acting", []))
+        time = f"{1e3 * seconds[len(seconds) // 2]:.1f} ms, " if seconds else ""
+        memory = f", {record['temporary_bytes'] / 1e6:.1f} MB" if "temporary_bytes" in record else ""
+        compiled = f", compiled in {record['compile_seconds']:.1f} s" if "compile_seconds" in record else ""
+        said.append(f"{record['library']} {time}{record['flops']['acting'] / 1e9:.2f} GFLOP{memory}{compiled}")
+    return "SGD's step: " + "; ".join(said) + "."
+
+
+def draw(results: Record, folder: Path) -> Path:
+    """Time over FLOPs, a panel for each network; on the line a case takes as long as its arithmetic says."""
+    networks = list(dict.fromkeys(record["network"] for record in results["records"]))
+    with style():
+        figure, axes = plt.subplots(1, len(networks), figsize=(7 * len(networks), 6), squeeze=False)
+        figure.set_layout_engine("constrained")
+        for axis, network in zip(axes[0], networks, strict=True):
+            _panel(axis, [row for row in rows(results["records"], network) if row.times], network)
+        figure.suptitle("A step's cost relative to SGD's: dots acting on every step, circles the mean over an interval")
+        return save(figure, folder / "benchmark.png")
+
+
+def _panel(axis: Axes, found: Sequence[Row], network: str) -> None:
+    for row in found:
+        time, flops = row.times["mean"], row.flops["mean"]
+        spread = [[time.median - time.low], [time.high - time.median]]
+        fill = _COLORS[row.library] if row.interval == 1 else "white"
+        axis.errorbar(
+            flops, time.median, spread, fmt="o", color=_COLORS[row.library], markerfacecolor=fill, elinewidth=1
+        )
+        if row.interval == 1:
+            text = _LIBRARIES[row.library] + row.name
+            axis.annotate(text, (flops, time.median), (5, -3), textcoords="offset points", fontsize=7)
+    end = 1.05 * max([1.0, *(max(row.flops["mean"], row.times["mean"].median) for row in found)])
+    axis.plot([0, end], [0, end], color="#999999", linewidth=1, zorder=0)
+    axis.set(xlim=(0, 1.25 * end), ylim=(0, end), xlabel="FLOPs / SGD's", ylabel="time / SGD's", title=network)

@@ -1,0 +1,38 @@
+"""PyTorch beside JAX, where it is installed: the same network, each method relative to PyTorch's own SGD step."""
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from experiments.benchmarks.config import Network
+from experiments.benchmarks.stand_in import set_up_without_data
+from experiments.benchmarks.timing import Runner
+from experiments.config import TrainConfig
+from experiments.data import Batch
+
+
+def torch_version() -> str | None:
+    """PyTorch's version; None where it is not installed."""
+    return importlib.metadata.version("torch") if importlib.util.find_spec("torch") else None
+
+
+def torch_cases(config: TrainConfig, network: Network, batch: Batch) -> Iterator[tuple[dict[str, Any], Runner]]:
+    """A record and a runner for every method; none where PyTorch or the network in PyTorch is missing."""
+    if torch_version() is None:
+        return
+    from experiments.benchmarks import torch_networks, torch_peer  # slow imports of what may not be there
+
+    setup = set_up_without_data(config)
+    make = torch_networks.NETWORKS.get(config.model.name)
+    if make is None:
+        return
+    model = make(config.model.width, setup.pipeline.data_set.image_shape, setup.pipeline.data_set.num_classes)
+    params, _ = jax.eval_shape(setup.model.init, jax.random.key(0))
+    sizes = sum(leaf.size for leaf in jax.tree.leaves(params)), sum(p.numel() for p in model.parameters())
+    assert sizes[0] == sizes[1], f"{config.model.name} has {sizes[0]} parameters in JAX and {sizes[1]} in PyTorch"
+    for name, run, flops in torch_peer.steps(model, batch):
+        record = {"network": network, "library": "torch", "case": name, "interval": 1, "seconds": {}}
+        yield record | {"flops": {"acting": flops, "skipped": flops}}, Runner(lambda: None, run)
