@@ -30,16 +30,21 @@ def trials(config: CompareConfig, method: Method) -> list[OptimConfig]:
     )
     rng = np.random.default_rng([0, METHODS.index(method)])
     drawn = np.sort(rng.choice(len(points), config.trials, replace=False))
+    base: Any = {"base": config.base, "momentum": config.momentum, "warmup": config.warmup}
+    interval = 1 if method == "plain" else config.interval
     return [
-        OptimConfig(method=method, momentum=config.momentum, **dict(zip(names, points[i], strict=True))) for i in drawn
+        OptimConfig(method=method, interval=interval, **base, **dict(zip(names, points[i], strict=True))) for i in drawn
     ]
 
 
 def best_trial(records: Iterable[Mapping[str, Any]]) -> int:
-    """The trial with the best mean validation accuracy over its seeds; ties go to the lower validation loss."""
+    """The trial with the best mean validation accuracy over its seeds; ties go to the lower validation loss.
+
+    A trial of which a run diverged loses against every other; of such trials the first wins.
+    """
     scores: dict[int, list[tuple[float, float]]] = {}
     for record in records:
-        loss = record["validation_loss"]
-        score = (record["validation_accuracy"], -math.inf if loss is None else -loss)
+        diverged = record["diverged"]
+        score = (-math.inf, -math.inf) if diverged else (record["validation_accuracy"], -record["validation_loss"])
         scores.setdefault(record["trial"], []).append(score)
-    return max(scores, key=lambda trial: tuple(np.mean(scores[trial], axis=0)))
+    return max(sorted(scores), key=lambda trial: tuple(np.mean(scores[trial], axis=0)))
