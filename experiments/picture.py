@@ -56,7 +56,7 @@ def draw(config: CompareConfig, summary: Sequence[Row], records: Sequence[Record
         figure.set_layout_engine("constrained")
         for column, noise in enumerate(config.noise):
             rows = [row for row in summary if row.noise == noise]
-            _column(config, axes[:, column], rows, records)
+            _column(config, list(axes[:, column]), rows, records)
             axes[0, column].set_title("clean labels" if noise == 0 else f"{noise:.0%} of the training labels wrong")
         axes[0, 0].set_ylabel("test accuracy, %")
         if eigenvalues:

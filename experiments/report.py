@@ -69,12 +69,12 @@ def _result(config: CompareConfig, summary: Sequence[Row], pictures: Sequence[Pa
         "",
         "## Result",
         "",
-        f"Mean and standard error over {_seeds(0, config.seeds)}; a seed decides label noise, initial parameters, batch",
-        "order" + (" and training images" if is_digits else "") + ", the same for every method.",
+        f"Mean and standard error over {_seeds(0, config.seeds)}; a seed decides label noise, initial parameters,",
+        "batch order" + (" and training images" if is_digits else "") + ", the same for every method.",
         "The test set is fixed" + ("" if is_digits else ", and so are training and validation images") + ", so the",
-        f"standard error leaves out its own sampling. *Over {base}* is the mean difference in percentage points, paired",
-        "by seed. Training loss is the mean cross-entropy over all training images with the labels that were trained",
-        f"on, wrong ones included. {_eigenvalue(config)}{stopped}; means are over those that did not.",
+        f"standard error leaves out its own sampling. *Over {base}* is the mean difference in percentage points,",
+        "paired by seed. Training loss is the mean cross-entropy over all training images with the labels that were",
+        f"trained on, wrong ones included. {_eigenvalue(config)}{stopped}; means are over those that did not.",
         "Step time is the median ratio of whole runs of the same seed; FLOPs are counted by XLA in the compiled step,",
         "the body of a loop once.",
         "",
@@ -135,8 +135,9 @@ def _setting(config: CompareConfig, records: Sequence[Record]) -> list[str]:
         f"validation, and {size} of the others are trained on, augmentation {config.data.augment}. Wrong labels are "
         "spread evenly over the other classes, in the training set only.",
         f"- Network: {config.model.name}, {_network(config)}; {config.epochs} epochs of batches of "
-        f"{config.batch_size}, {config.base} with momentum {config.momentum}, learning rate with a cosine to 0{warmup}, "
-        f"weight decay {decay}" + (f", methods on every {config.interval}th step." if config.interval > 1 else "."),
+        f"{config.batch_size}, {config.base} with momentum {config.momentum}, learning rate with a cosine to 0"
+        f"{warmup}, weight decay {decay}"
+        + (f", methods on every {config.interval}th step." if config.interval > 1 else "."),
         f"- Time: {hours['tune']:.2f} hours of tuning and {hours['test']:.2f} hours of final runs, summed over runs on "
         "one core each, compilation and measurements left out.",
         *[

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from experiments.config import CompareConfig
 from experiments.optim import HYPERPARAMETERS, label
-from experiments.search import grid_size
+from experiments.search import grid_size, method_grid
 from experiments.store import Record
 from experiments.summary import Difference, Estimate, Row, difference
 
@@ -66,13 +66,11 @@ def chosen_table(config: CompareConfig, records: Sequence[Record]) -> str:
 
 def grid_table(config: CompareConfig) -> str:
     """The grid of each method, and how much of it was tried."""
-    names = tuned_names(config)
-    rows = [
-        [label(method, config.base)]
-        + [_values(config, name) if name in HYPERPARAMETERS[method] else "" for name in names]
-        + [f"{config.trials} of {grid_size(config, method)}"]
-        for method in config.methods
-    ]
+    names, rows = tuned_names(config), []
+    for method in config.methods:
+        grid = method_grid(config, method)
+        values = [", ".join(f"{value:g}" for value in grid.get(name, ())) for name in names]
+        rows.append([label(method, config.base), *values, f"{config.trials} of {grid_size(config, method)}"])
     return markdown(["grid", *names, "points tried"], rows)
 
 
@@ -81,7 +79,7 @@ def edges(config: CompareConfig, records: Sequence[Record]) -> list[str]:
     found = []
     for record in chosen(config, records):
         for name, value in record["hyperparameters"].items():
-            grid = getattr(config.grid, name)
+            grid = method_grid(config, record["method"])[name]
             if len(grid) > 1 and value in (min(grid), max(grid)):
                 which = "smallest" if value == min(grid) else "largest"
                 method = label(record["method"], config.base)
@@ -102,10 +100,6 @@ def final(config: CompareConfig, records: Sequence[Record]) -> list[Record]:
 
 def _about(record: Record) -> tuple[float, str]:
     return record["noise"], record["method"]
-
-
-def _values(config: CompareConfig, name: str) -> str:
-    return ", ".join(f"{value:g}" for value in getattr(config.grid, name))
 
 
 def plus_minus(estimate: Estimate, digits: int) -> str:
