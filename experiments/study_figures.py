@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 from experiments.config import CompareConfig
 from experiments.optim import label
@@ -48,11 +49,13 @@ def draw_flatness(config: CompareConfig, records: Sequence[Record]) -> Path:
                     means, errors = zip(*map(Estimate.of, runs), strict=True)
                     name = label(method, config.base)
                     axis.errorbar(places, means, errors, marker="o", markersize=3, color=COLORS[method], label=name)
-                axis.set(yscale="log", xscale="log" if radii else "linear")
-                axis.set_xlabel("radius ρ" if radii else "rank")
+                axis.set(yscale="log", xscale="log" if radii else "linear", xlabel="radius ρ" if radii else "rank")
+                axis.set_xticks(places, [f"{place:g}" for place in places])
+                axis.xaxis.set_minor_locator(NullLocator())
                 axis.set_title(f"{noise:.0%} wrong, {'half-time' if stage == 'half' else 'end'}", fontsize=10)
                 axis.grid(alpha=0.3)
-            for axis, quantity in zip(line[::2], wanted, strict=True):
+            for axis, end, quantity in zip(line[::2], line[1::2], wanted, strict=True):
+                end.sharey(axis)
                 axis.set_ylabel("R1" if quantity == "flatness" else "Hessian eigenvalue")
         handles = axes[0, 0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside upper center", ncols=5, frameon=False)
