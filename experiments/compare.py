@@ -1,6 +1,6 @@
 """Compares methods fairly: each is tuned on validation data with the same budget, then tested with fresh seeds."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import rich.progress
 
@@ -97,7 +97,7 @@ def _tests(config: CompareConfig, noise: float) -> list[Record]:
     ]
 
 
-def _is_ready(config: CompareConfig, task: Record, store: Store) -> bool:
+def _is_ready(config: CompareConfig, task: Record, store: Container[Record]) -> bool:
     """Whether all that decides a run is known: of a test, every trial of its method at its noise level."""
     return task["kind"] != "test" or all(run in store for run in _tuning(config, task["noise"], [task["method"]]))
 

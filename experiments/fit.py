@@ -160,6 +160,8 @@ def _train(
     def take(state: TrainState, chosen: jax.Array) -> tuple[TrainState, None]:
         return step(state, _batch(images.image[chosen], images.label[chosen], chosen)), None
 
+    if len(rows) == 1:  # XLA would keep the loop
+        return take(state, rows[0])[0]
     return jax.lax.scan(take, state, rows)[0]
 
 

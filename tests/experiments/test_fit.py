@@ -54,10 +54,12 @@ def trained(config):
 
 @pytest.mark.parametrize("network, method", [("mlp", SAM), ("convnet", PLAIN)])
 def test_it_is_the_run_of_train(monkeypatch, network, method):
-    """The MLP takes an epoch at once, the network with a convolution (and dropout and batch statistics) single steps."""
+    """The MLP takes an epoch at once, the network with a convolution single steps."""
     if network == "convnet":
         use_convnet(monkeypatch)
-    model = ModelConfig(name="resnet20" if network == "convnet" else "mlp", hidden=(8,) if network == "mlp" else (128, 128))
+    model = ModelConfig(
+        name="resnet20" if network == "convnet" else "mlp", hidden=(8,) if network == "mlp" else (128, 128)
+    )
     data = dataclasses.replace(CONFIG.data, augment="basic")
     config = dataclasses.replace(
         CONFIG, data=data, model=model, optim=method, epochs=3, batch_size=24, label_smoothing=0.1
