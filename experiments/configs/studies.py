@@ -1,8 +1,8 @@
 """Studies: comparisons of methods, each tuned with the same budget on validation images, then tested once.
 
 Command: python -m experiments.main compare --config digits
-Run time: below for each, on 2 CPU cores; from the seconds of single runs, except for the demonstration.
-Expected: see experiments/README.md.
+Run time: below for each, estimated from the CPU seconds of single steps of SGD and GAM, except for the demonstration.
+Expected: see experiments/README.md for the demonstration; the others have not been run.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ _PAPER: tuple[Method, ...] = ("plain", "sam", "gam", "sam+gam", "accelerated_gam
 _FLATNESS = ("eigenvalues", "trace", "flatness")
 
 _RADII = GridConfig(
-    learning_rate=(0.01, 0.02, 0.05, 0.1, 0.2),
+    learning_rate=(0.02, 0.05, 0.1, 0.2, 0.5),
     weight_decay=(0.0, 3e-3, 1e-2, 2e-2, 3e-2),
     sam_rho=(0.05, 0.1, 0.2, 0.5),
     gam_rho=(0.1, 0.2, 0.5),
@@ -54,6 +54,8 @@ _digits_mlp = dataclasses.replace(
     measure=_FLATNESS,
     k=5,
 )
+"""The demonstration with accelerated GAM, more noise and more seeds. A run of SGD takes 0.13 s and one of GAM 0.7 s,
+the measurements of a final run 2 s: 15 minutes on 2 cores."""
 
 _digits_cnn = dataclasses.replace(
     _digits_mlp,
@@ -66,6 +68,7 @@ _digits_cnn = dataclasses.replace(
     measure=("eigenvalues",),
     k=1,
 )
+"""A small ResNet on the same images. A run of SGD takes 2 s, one of GAM 9 s: 40 minutes on 2 cores."""
 
 _digits_family = dataclasses.replace(
     _digits,
@@ -74,6 +77,7 @@ _digits_family = dataclasses.replace(
     noise=(0.0, 0.4),
     grid=dataclasses.replace(_RADII, sam_rho=(0.05, 0.1, 0.2, 0.5, 1.0)),
 )
+"""All ten methods; ASAM's radius is of another scale. 8 minutes on 2 cores."""
 
 _fashion_mnist_resnet = CompareConfig(
     workdir=Path("runs/fashion_mnist_resnet"),
@@ -96,7 +100,8 @@ _fashion_mnist_resnet = CompareConfig(
     measure=("eigenvalues",),
     measure_examples=1000,
 )
-"""10 % of the training images that are left when the validation images are set aside."""
+"""10 % of the training images that are left when the validation images are set aside. A run of SGD takes 85 s, one of
+GAM 400 s: 3 hours on 2 cores."""
 
 _fashion_mnist_vit = dataclasses.replace(
     _fashion_mnist_resnet,
@@ -111,7 +116,8 @@ _fashion_mnist_vit = dataclasses.replace(
     epochs=8,
     trials=6,
 )
-"""Images of 16 x 16 pixels, 16 tokens: at full size a run of GAM takes the better part of an hour."""
+"""The same with a ViT and AdamW, on images of 16 x 16 pixels: 17 tokens rather than 50. A run of AdamW
+takes 120 s, one of GAM 810 s: 4 hours on 2 cores."""
 
 _cifar10_resnet = dataclasses.replace(
     _fashion_mnist_resnet,
@@ -119,7 +125,8 @@ _cifar10_resnet = dataclasses.replace(
     data=DataConfig(name="cifar10", train_size=4500),
     epochs=12,
 )
-"""10 % of the training images that are left when the validation images are set aside."""
+"""10 % of the training images that are left when the validation images are set aside. A run of SGD takes 135 s, one of
+GAM 590 s: 4.5 hours on 2 cores."""
 
 STUDIES = {
     study.workdir.name: study
