@@ -114,6 +114,10 @@ class CompareConfig:
             self.data.noise == 0, f"a comparison takes its levels in noise: data.noise must be 0, got {self.data.noise}"
         )
         require(self.data.validation > 0, "data.validation must be > 0, to choose hyper-parameters by, got 0")
+        require(
+            self.model.pretrained is None,
+            f"a comparison trains from random weights: model.pretrained must not be given, got {self.model.pretrained}",
+        )
         for noise in self.noise:
             require_fraction("noise", noise)
         for method in self.methods:

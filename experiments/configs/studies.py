@@ -16,7 +16,7 @@ _PAPER: tuple[Method, ...] = ("plain", "sam", "gam", "sam+gam", "accelerated_gam
 _FLATNESS = ("eigenvalues", "trace", "flatness")
 
 _RADII = GridConfig(
-    learning_rate=(0.02, 0.05, 0.1, 0.2, 0.5),
+    learning_rate=(0.01, 0.02, 0.05, 0.1, 0.2),
     weight_decay=(0.0, 3e-3, 1e-2, 2e-2, 3e-2),
     sam_rho=(0.05, 0.1, 0.2, 0.5),
     gam_rho=(0.1, 0.2, 0.5),

@@ -81,6 +81,7 @@ def test_help_names_every_config(capsys):
         ([*DIGITS, "--momentum", "1"], "momentum .* got 1.0"),
         ([*DIGITS, "--model.hidden", "0"], r"model.hidden .* got \(0,\)"),
         ([*DIGITS, "--model.width", "0.5"], "'mlp' has no model.width"),
+        ([*DIGITS, "--model.pretrained", "weights"], "model.pretrained must not be given, got weights"),
         ([*DIGITS, "--data.noise", "0.3"], "data.noise must be 0, got 0.3"),
         ([*DIGITS, "--data.validation", "0"], "data.validation must be > 0, .* got 0"),
         ([*DIGITS, "--data.split-seed", "1"], "data.split_seed must be 0, got 1"),
