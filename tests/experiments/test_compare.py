@@ -356,14 +356,6 @@ def test_a_diverged_run_is_counted_and_pairs_are_by_seed():
     assert "53.00 ± 1.00 (1 of 3 diverged)" in result_table(config, [sgd, gam])
 
 
-def test_a_trial_that_diverged_loses_against_every_other():
-    scores = [(0, 0.9, 0.1), (0, None, None), (1, 0.2, 3.0), (1, 0.1, 4.0), (2, 0.2, 2.0), (2, 0.1, 5.0)]
-    names = ("trial", "validation_accuracy", "validation_loss")
-    tuned = [dict(zip(names, score, strict=True), diverged=score[1] is None) for score in scores]
-    assert search.best_trial(tuned[::-1]) == 1  # in any order; ties go to the first
-    assert search.best_trial(tuned[:2]) == 0
-
-
 def test_the_report_names_choices_at_the_edge_and_trials_that_diverged():
     config = dataclasses.replace(load("digits"), methods=("plain",), noise=(0.0,), trials=2, tuning_seeds=1)
     chosen, other = ({"learning_rate": rate, "weight_decay": 0.0} for rate in (0.05, 0.2))
