@@ -1,21 +1,18 @@
 """Compares methods fairly: each is tuned on validation data with the same budget, then tested with fresh seeds."""
 
-import functools
-import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Container, Iterable
 
-import jax
 import rich.progress
 
-from experiments.config import CompareConfig
-from experiments.data import Split, digits
-from experiments.fit import Trainer, evaluate, loss_fn
-from experiments.optim import LABELS, OptimConfig
+from experiments.config import CompareConfig, require
+from experiments.data import DATA_SETS, open_data
+from experiments.job import Wanted, make_job
+from experiments.optim import OptimConfig, label
+from experiments.pool import open_pool
 from experiments.provenance import session
 from experiments.search import best_trial, trials
+from experiments.setup import assemble, make_chain
 from experiments.store import Record, Store
-from gam_jax.flatness import hessian_top_eigenvalues
 
 TUNING_SEED = 1000
 """The first seed of the tuning. The final runs use 0, 1, ..., so that no seed is both selected on and reported."""
@@ -23,56 +20,58 @@ TUNING_SEED = 1000
 
 def check(config: CompareConfig) -> None:
     """Refuses what cannot run; call it before anything is written."""
-    digits(config.data, 0.0, 0)
-    for method in config.methods:
-        trials(config, method)
+    candidates = {method: trials(config, method) for method in config.methods}
+    data = config.data
+    require(DATA_SETS[data.name].in_memory, f"{data.name} does not fit into memory, and a comparison needs that")
+    require(
+        data.name != "digits" or data.split_seed == 0,
+        f"of the digits each seed draws its own split: data.split_seed must be 0, got {data.split_seed}",
+    )
+    pipeline = open_data(data, seed=0, batch_size=config.batch_size, process_index=0, process_count=1)
+    setup = assemble(config.run(candidates[config.methods[0]][0], config.noise[0], seed=0), pipeline)
+    for optims in candidates.values():
+        for optim in optims:
+            make_chain(optim, setup.loss_fn, setup.steps)
 
 
 def compare(config: CompareConfig, store: Store, progress: rich.progress.Progress, command: str) -> None:
-    """Does what the store does not hold yet of the comparison, and appends it there run by run.
+    """Does what the store does not hold yet of the comparison, and appends each run as it ends, in any order.
 
     Args:
       config: what to compare.
       store: the runs so far.
       progress: where to show progress.
       command: how the user started this, for the record.
+
+    Raises:
+      UserError: if a run cannot be made, or a worker died.
     """
     candidates = {method: trials(config, method) for method in config.methods}
-    split = functools.cache(functools.partial(digits, config.data))
-    trainer = Trainer(config.hidden, config.batch_size, config.epochs)
     tasks = plan(config)
-    missing = [task for task in tasks if task not in store]
-    if missing:
-        sessions = sum(record["kind"] == "session" for record in store.records)
-        store.append({"kind": "session", "seed": sessions} | session(command))
-    bar = progress.add_task("", total=len(tasks), completed=len(tasks) - len(missing))
-    for task in missing:
-        progress.update(bar, description=_describe(task))
-        method, noise, seed = task["method"], task.get("noise", 0.0), task.get("seed", 0)
-        trial = chosen_trial(store.records, noise, method) if task["kind"] == "test" else task.get("trial", 0)
-        optim = candidates[method][trial]
-        measured = _MEASURE[task["kind"]](trainer, optim, split(noise, seed), seed)
-        store.append(task | {"hyperparameters": optim.tuned()} | measured)
-        progress.advance(bar)
+    waiting = [task for task in tasks if task not in store]
+    if not waiting:
+        return
+    sessions = sum(record["kind"] == "session" for record in store.records)
+    store.append({"kind": "session", "seed": sessions} | session(command))
+    bar = progress.add_task("", total=len(tasks), completed=len(tasks) - len(waiting))
+    with open_pool(config.workers) as pool:
+        while waiting or pool.is_busy:
+            while pool.is_free and (task := next((task for task in waiting if _is_ready(config, task, store)), None)):
+                waiting.remove(task)
+                optim = candidates[task["method"]][_trial(config, task, store)]
+                what = _describe(config, task)
+                progress.update(bar, description=what)
+                pool.send(task | {"hyperparameters": optim.tuned()}, what, _job(config, task, optim))
+            task, measured = pool.wait()
+            store.append(task | measured)
+            progress.advance(bar)
 
 
 def plan(config: CompareConfig) -> list[Record]:
-    """All runs in order: first every trial of every method, then the tests, seed by seed so that methods interleave."""
-    costs = [{"kind": "cost", "method": method} for method in config.methods]
-    tune = [
-        {"kind": "tune", "noise": noise, "method": method, "trial": trial, "seed": TUNING_SEED + seed}
-        for noise in config.noise
-        for method in config.methods
-        for trial in range(config.trials)
-        for seed in range(config.tuning_seeds)
-    ]
-    test = [
-        {"kind": "test", "noise": noise, "method": method, "seed": seed}
-        for noise in config.noise
-        for seed in range(config.seeds)
-        for method in config.methods
-    ]
-    return [*costs, *tune, *test]
+    """All runs in order: of every noise level first the trials, then the tests, with the methods interleaved."""
+    costs: list[Record] = [{"kind": "cost", "method": method} for method in config.methods]
+    runs = [run for noise in config.noise for run in (*_tuning(config, noise, config.methods), *_tests(config, noise))]
+    return [*costs, *runs]
 
 
 def chosen_trial(records: Iterable[Record], noise: float, method: str) -> int:
@@ -81,47 +80,43 @@ def chosen_trial(records: Iterable[Record], noise: float, method: str) -> int:
     return best_trial(r for r in records if (r["kind"], r.get("noise"), r.get("method")) == wanted)
 
 
-def _cost(trainer: Trainer, optim: OptimConfig, split: Split, seed: int) -> Record:
-    return {"flops_per_step": _number(trainer.flops_per_step(optim, split.train))}
+def _tuning(config: CompareConfig, noise: float, methods: Iterable[str]) -> list[Record]:
+    return [
+        {"kind": "tune", "noise": noise, "method": method, "trial": trial, "seed": TUNING_SEED + seed}
+        for trial in range(config.trials)
+        for seed in range(config.tuning_seeds)
+        for method in methods
+    ]
 
 
-def _tune(trainer: Trainer, optim: OptimConfig, split: Split, seed: int) -> Record:
-    params, _ = trainer.fit(optim, seed, split.train)
-    scores = evaluate(params, split.validation)
-    return {"validation_accuracy": _number(scores.accuracy), "validation_loss": _number(scores.loss)}
+def _tests(config: CompareConfig, noise: float) -> list[Record]:
+    return [
+        {"kind": "test", "noise": noise, "method": method, "seed": seed}
+        for seed in range(config.seeds)
+        for method in config.methods
+    ]
 
 
-def _test(trainer: Trainer, optim: OptimConfig, split: Split, seed: int) -> Record:
-    params, seconds = trainer.fit(optim, seed, split.train)
-    train, test = evaluate(params, split.train), evaluate(params, split.test)
-    eigenvalue = math.nan
-    if math.isfinite(train.loss):  # a diverged run has no Hessian
-        batches = jax.tree.map(lambda array: array[None], split.train)
-        key = jax.random.key(seed)
-        eigenvalue = hessian_top_eigenvalues(loss_fn, params, batches, key=key).values[0]
-    return {
-        "test_accuracy": _number(test.accuracy),
-        "train_accuracy": _number(train.accuracy),
-        "train_loss": _number(train.loss),
-        "top_eigenvalue": _number(eigenvalue),
-        "seconds": seconds,
-    }
+def _is_ready(config: CompareConfig, task: Record, store: Container[Record]) -> bool:
+    """Whether all that decides a run is known: of a test, every trial of its method at its noise level."""
+    return task["kind"] != "test" or all(run in store for run in _tuning(config, task["noise"], [task["method"]]))
 
 
-_MEASURE: dict[str, Callable[[Trainer, OptimConfig, Split, int], Record]] = {
-    "cost": _cost,
-    "tune": _tune,
-    "test": _test,
-}
+def _trial(config: CompareConfig, task: Record, store: Store) -> int:
+    """The trial whose hyper-parameters a run has."""
+    if task["kind"] == "test":
+        return chosen_trial(store.records, task["noise"], task["method"])
+    return task.get("trial", 0)
 
 
-def _number(value: Any) -> float | None:
-    """A float that JSON holds exactly; None for inf and NaN."""
-    return float(value) if math.isfinite(value) else None
+def _job(config: CompareConfig, task: Record, optim: OptimConfig) -> Record:
+    run = config.run(optim, task.get("noise", config.noise[0]), task.get("seed", 0))
+    return make_job(task["kind"], run, Wanted.of(config))
 
 
-def _describe(task: Record) -> str:
+def _describe(config: CompareConfig, task: Record) -> str:
+    method = label(task["method"], config.base)
     if task["kind"] == "cost":
-        return f"compiling {LABELS[task['method']]}"
+        return f"compiling {method}"
     doing = "tuning" if task["kind"] == "tune" else "testing"
-    return f"{doing} {LABELS[task['method']]}, {task['noise']:.0%} wrong labels"
+    return f"{doing} {method}, {task['noise']:.0%} wrong labels, seed {task['seed']}"

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from experiments.measure import Result
 from experiments.optim import LABELS
 from experiments.picture import COLORS, save, style
-from experiments.report import markdown
+from experiments.tables import markdown
 
 _KINDS = {"R0": "zeroth_order_flatness", "R1": "first_order_flatness"}
 _MORE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#b5a900")

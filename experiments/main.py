@@ -35,11 +35,12 @@ Job = Callable[[str], None]
 
 
 def _compare(settings: CompareConfig, command: str) -> None:
-    from experiments import compare, picture, report  # slow imports, which --help need not wait for
+    from experiments import compare, picture, report, study_figures  # slow imports, which --help need not wait for
     from experiments.progress import bars
     from experiments.provenance import provenance
     from experiments.store import open_store
     from experiments.summary import summarize
+    from experiments.tables import result_table
 
     compare.check(settings)
     identity = {"config": settings.identity(), "made_with": provenance()}
@@ -47,12 +48,17 @@ def _compare(settings: CompareConfig, command: str) -> None:
         with bars() as bar:
             compare.compare(settings, store, bar, command)
         summary = summarize(settings, store.records)
+        pictures = [picture.draw(settings, summary, store.records)]
+        if len(settings.noise) > 1:
+            pictures.append(study_figures.draw_noise(settings, summary))
+        if "flatness" in settings.measure:
+            pictures.append(study_figures.draw_flatness(settings, store.records))
         written = [
-            picture.draw(settings, summary, store.records),
+            *pictures,
             report.write_csv(settings, store.records),
-            report.write_markdown(settings, summary, store.records),
+            report.write_markdown(settings, summary, store.records, pictures),
         ]
-    print(report.table(summary))
+    print(result_table(settings, summary))
     _print_written([*written, settings.workdir / "results.jsonl"])
 
 
@@ -132,11 +138,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     ) -> Job:
         """Tune methods on validation data with the same budget each, test them with many seeds, and report.
 
-        Writes to --workdir: results.jsonl (one line per run, as they finish), results.csv, report.md, comparison.png.
+        Writes to --workdir: results.jsonl (one line per run, as they finish), results.csv, report.md, comparison.png;
+        noise.png for several noise levels, flatness.png where --measure has flatness. The runs are shared out among
+        --workers processes.
         Ctrl-C loses at most the run in progress; the same command goes on from there.
 
         Args:
-          config: name of a file in experiments/configs; its values are the defaults below.
+          config: name of a study; its values are the defaults below.
           settings: changes to it.
         """
         return functools.partial(_compare, settings)

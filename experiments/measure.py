@@ -1,7 +1,6 @@
 """Measures restored checkpoints one quantity at a time, and writes each to JSON as soon as it is there."""
 
 import functools
-import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,12 +13,11 @@ import rich.progress
 
 from experiments.config import FlatnessConfig, LandscapeConfig, MeasureConfig, UserError, require
 from experiments.provenance import provenance
+from experiments.quantities import Plan, plain, radii
 from experiments.restore import Run
 from experiments.store import read_json, refuse_other, write_json
 from gam_jax import flatness
 
-Plan = dict[str, Callable[[], Any]]
-"""Measurements by name. Each returns something that :func:`plain` makes JSON of."""
 Result = dict[str, Any]
 """The JSON of one checkpoint: what it is, the settings, the versions, and what was measured, by name."""
 
@@ -28,21 +26,12 @@ def flatness_plan(run: Run, settings: FlatnessConfig) -> Plan:
     """Flatness in every sense, of the training loss."""
     key = jax.random.key(settings.seed)
     of: Any = {"loss_fn": run.loss_fn, "params": run.params, "batches": run.batches}
-    ascent: Any = {"num_steps": settings.ascent_steps, "num_restarts": settings.restarts}
+    ascent: Any = {"ascent_steps": settings.ascent_steps, "restarts": settings.restarts}
     lanczos: Any = {"num_probes": settings.density_probes, "num_steps": settings.density_steps, "grid": np.zeros(1)}
     walk: Any = {"num_directions": settings.directions}
-
-    def maximum(measure: Callable[..., flatness.Flatness], rho: float) -> dict[str, Any]:
-        return _maximum(rho, measure(**of, **ascent, rho=rho, key=key))
-
-    radii: Plan = {
-        f"{measure.__name__} rho={rho}": functools.partial(maximum, measure, rho)
-        for measure in (flatness.zeroth_order_flatness, flatness.first_order_flatness)
-        for rho in settings.rho
-    }
     return {
         "point": lambda: _point(run),
-        **radii,
+        **radii(of, settings.rho, key, **ascent),
         "top_eigenvalues": lambda: flatness.hessian_top_eigenvalues(**of, k=settings.k, key=key),
         "trace": lambda: flatness.hessian_trace(**of, key=key, num_probes=settings.trace_probes),
         "density": lambda: _density(flatness.hessian_density(**of, **lanczos, key=key)),
@@ -130,18 +119,6 @@ def _open(path: Path, run: Run, settings: MeasureConfig) -> Result:
     return result | {"measured": there["measured"]}
 
 
-def plain(value: Any) -> Any:
-    """Numbers, arrays and what is made of them as JSON holds them; None for inf and NaN."""
-    value = getattr(value, "_asdict", lambda: value)()
-    if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _point(run: Run) -> dict[str, float]:
     gradient = jax.jit(jax.grad(run.loss_fn))
     count = sum(len(batch.label) for batch in run.batches)
@@ -153,17 +130,6 @@ def _point(run: Run) -> dict[str, float]:
         "test_accuracy": run.scores["test_accuracy"],
         "gradient_norm": float(optax.tree.norm(functools.reduce(optax.tree.add, parts))),
         "parameter_norm": float(optax.tree.norm(run.params)),
-    }
-
-
-def _maximum(rho: float, found: flatness.Flatness) -> dict[str, Any]:
-    """Without the maximiser; of the history where each ascent ended, which says whether they agree."""
-    return {
-        "rho": rho,
-        "value": found.value,
-        "distance": found.distance,
-        "stationarity": found.stationarity,
-        "ends": found.history[:, -1],
     }
 
 

@@ -32,6 +32,13 @@ LABELS: dict[str, str] = {
     "c_flat": "C-Flat",
     "fad": "FAD",
 }
+
+
+def label(method: str, base: Base) -> str:
+    """A method as people write it; plain has the name of its base optimizer."""
+    return "AdamW" if (method, base) == ("plain", "adamw") else LABELS[method]
+
+
 _BASE = ("learning_rate", "weight_decay")
 HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
     "plain": _BASE,
@@ -102,7 +109,7 @@ class OptimConfig:
     @property
     def label(self) -> str:
         """The method as people write it."""
-        return "AdamW" if (self.method, self.base) == ("plain", "adamw") else LABELS[self.method]
+        return label(self.method, self.base)
 
 
 jax.tree_util.register_dataclass(

@@ -14,11 +14,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from experiments.config import CompareConfig
-from experiments.optim import LABELS
+from experiments.optim import label
 from experiments.store import Record
 from experiments.summary import Estimate, Row, values
 
-COLORS = {"plain": "#555555", "sam": "#0072b2", "gam": "#d55e00", "sam+gam": "#009e73"}
+COLORS = {
+    "plain": "#555555",
+    "sam": "#0072b2",
+    "gam": "#d55e00",
+    "sam+gam": "#009e73",
+    "accelerated_gam": "#e69f00",
+    "asam": "#56b4e9",
+    "gsam": "#3b4cc0",
+    "gradient_norm_penalty": "#cc79a7",
+    "c_flat": "#7a4f9f",
+    "fad": "#b5a900",
+}
+"""Of each method in all pictures."""
 
 
 def style() -> AbstractContextManager[None]:
@@ -35,37 +47,48 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def draw(config: CompareConfig, summary: Sequence[Row], records: Sequence[Record]) -> Path:
-    """Test accuracy (top) and top Hessian eigenvalue (bottom), one column per noise level."""
-    columns = len(config.noise)
-    size = (1.6 + 1.15 * len(config.methods) * columns, 6.4)
+    """Test accuracy and, where it was measured, the top Hessian eigenvalue below it; one column per noise level."""
+    eigenvalues = "eigenvalues" in config.measure
+    columns, lines = len(config.noise), 1 + eigenvalues
+    size = (1.6 + 1.15 * len(config.methods) * columns, 1.0 + 2.7 * lines)
     with style():
-        figure, axes = plt.subplots(2, columns, figsize=size, sharex=True, sharey="row", squeeze=False)
+        figure, axes = plt.subplots(lines, columns, figsize=size, sharex=True, sharey="row", squeeze=False)
         figure.set_layout_engine("constrained")
         for column, noise in enumerate(config.noise):
             rows = [row for row in summary if row.noise == noise]
-            accuracy, sharpness = axes[:, column]
-            accuracy.grid(axis="y", alpha=0.3)
-            sharpness.grid(axis="y", alpha=0.3)
-            accuracy.set_title("clean labels" if noise == 0 else f"{noise:.0%} of the training labels wrong")
-            for place, row in enumerate(rows):
-                runs = values(records, noise, row.method, "test_accuracy")
-                _strip(accuracy, place, 100 * runs, row.test_accuracy, COLORS[row.method], "{:.1f}")
-                runs = values(records, noise, row.method, "top_eigenvalue")
-                _strip(sharpness, place, runs, row.top_eigenvalue, COLORS[row.method], "{:#.2g}")
-            sharpness.set_yscale("log")
-            sharpness.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            sharpness.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-            sharpness.yaxis.set_minor_locator(NullLocator())
-            sharpness.set_xticks(range(len(rows)), [LABELS[row.method] for row in rows])
-            sharpness.set_xlim(-0.5, len(rows) - 0.3)
+            _column(config, list(axes[:, column]), rows, records)
+            axes[0, column].set_title("clean labels" if noise == 0 else f"{noise:.0%} of the training labels wrong")
         axes[0, 0].set_ylabel("test accuracy, %")
-        axes[1, 0].set_ylabel("top Hessian eigenvalue\n(lower is flatter)")
+        if eigenvalues:
+            axes[1, 0].set_ylabel("top Hessian eigenvalue\n(lower is flatter)")
+        size = f", {config.data.train_size} training images" if config.data.train_size else ""
         figure.suptitle(
-            f"Handwritten digits, {config.data.train_size} training images, every method tuned with the same budget\n"
+            f"{config.data.name}, {config.model.name}{size}, every method tuned with the same budget\n"
             f"pale dots: {config.seeds} seeds, strong dots: mean and standard error",
             fontsize=11,
         )
         return save(figure, config.workdir / "comparison.png")
+
+
+def _column(config: CompareConfig, axes: Sequence[Axes], rows: Sequence[Row], records: Sequence[Record]) -> None:
+    """One noise level."""
+    for place, row in enumerate(rows):
+        runs = values(records, row.noise, row.method, "test_accuracy")
+        _strip(axes[0], place, 100 * runs, row.test_accuracy, COLORS[row.method], "{:.1f}")
+        if row.top_eigenvalue is not None:
+            runs = values(records, row.noise, row.method, "end", "eigenvalues", 0)
+            _strip(axes[1], place, runs, row.top_eigenvalue, COLORS[row.method], "{:#.2g}")
+    for axis in axes:
+        axis.grid(axis="y", alpha=0.3)
+    for sharpness in axes[1:]:
+        sharpness.set_yscale("log")
+        sharpness.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        sharpness.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        sharpness.yaxis.set_minor_locator(NullLocator())
+    many = len(rows) > 5
+    names = [label(row.method, config.base) for row in rows]
+    axes[-1].set_xticks(range(len(rows)), names, rotation=35 * many, ha="right" if many else "center")
+    axes[-1].set_xlim(-0.5, len(rows) - 0.3)
 
 
 def _strip(axes: Axes, place: int, runs: np.ndarray, estimate: Estimate, color: str, form: str) -> None:

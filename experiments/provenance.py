@@ -13,7 +13,12 @@ import jax
 
 import gam_jax
 
-_APART = {"main.py", "report.py", "picture.py", "figures.py", "curves.py", "progress.py", "prepare.py", "benchmarks"}
+_APART = frozenset(
+    """
+    main.py report.py tables.py summary.py picture.py figures.py study_figures.py curves.py progress.py prepare.py
+    benchmarks
+    """.split()
+)
 """Code that shows results and does not decide them."""
 _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn", "orbax-checkpoint")
 

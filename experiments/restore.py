@@ -15,7 +15,7 @@ from experiments.data import Batch, Part
 from experiments.mesh import make_mesh
 from experiments.programs import Programs
 from experiments.setup import Setup, set_up
-from experiments.step import cross_entropy, normalise
+from experiments.step import make_measured_loss
 from experiments.store import read_json
 
 
@@ -80,12 +80,8 @@ def restore(place: Path) -> Run:
 
 
 def _loss(setup: Setup, model_state: Any) -> Callable[[Any, Batch], jax.Array]:
-    def loss_fn(params: Any, batch: Batch) -> jax.Array:
-        images = normalise(batch.image, setup.pipeline.data_set)
-        logits, _ = setup.model.apply(params, model_state, images, train=False)
-        return cross_entropy(logits, batch.label).mean()
-
-    return loss_fn
+    loss_fn = make_measured_loss(setup.model, setup.pipeline.data_set)
+    return lambda params, batch: loss_fn(params, batch, model_state)
 
 
 def _batches(setup: Setup) -> list[Batch]:

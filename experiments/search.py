@@ -10,10 +10,22 @@ import numpy as np
 from experiments.config import CompareConfig, require
 from experiments.optim import HYPERPARAMETERS, METHODS, Method, OptimConfig
 
+_SHARES: dict[str, tuple[str, ...]] = {"accelerated_gam": ("gam_alpha", "beta"), "fad": ("gam_alpha",)}
+"""Weights that are shares in these methods: larger values than 1 in the common grid are not for them."""
+
+
+def method_grid(config: CompareConfig, method: Method) -> dict[str, tuple[float, ...]]:
+    """The values that a method may choose from, by hyper-parameter."""
+    shares = _SHARES.get(method, ())
+    return {
+        name: tuple(value for value in getattr(config.grid, name) if value <= 1 or name not in shares)
+        for name in HYPERPARAMETERS[method]
+    }
+
 
 def grid_size(config: CompareConfig, method: Method) -> int:
     """Number of settings in the grid of a method."""
-    return math.prod(len(getattr(config.grid, name)) for name in HYPERPARAMETERS[method])
+    return math.prod(map(len, method_grid(config, method).values()))
 
 
 def trials(config: CompareConfig, method: Method) -> list[OptimConfig]:
@@ -21,8 +33,8 @@ def trials(config: CompareConfig, method: Method) -> list[OptimConfig]:
 
     All of the grid where it is that small; otherwise drawn at random, always the same ones.
     """
-    names = HYPERPARAMETERS[method]
-    points = list(itertools.product(*(getattr(config.grid, name) for name in names)))
+    grid = method_grid(config, method)
+    points = list(itertools.product(*grid.values()))
     require(
         len(points) >= config.trials,
         f"every method gets the same number of trials, but the grid of {method!r} has {len(points)} points for "
@@ -30,16 +42,21 @@ def trials(config: CompareConfig, method: Method) -> list[OptimConfig]:
     )
     rng = np.random.default_rng([0, METHODS.index(method)])
     drawn = np.sort(rng.choice(len(points), config.trials, replace=False))
+    base: Any = {"base": config.base, "momentum": config.momentum, "warmup": config.warmup}
+    interval = 1 if method == "plain" else config.interval
     return [
-        OptimConfig(method=method, momentum=config.momentum, **dict(zip(names, points[i], strict=True))) for i in drawn
+        OptimConfig(method=method, interval=interval, **base, **dict(zip(grid, points[i], strict=True))) for i in drawn
     ]
 
 
 def best_trial(records: Iterable[Mapping[str, Any]]) -> int:
-    """The trial with the best mean validation accuracy over its seeds; ties go to the lower validation loss."""
+    """The trial with the best mean validation accuracy over its seeds; ties go to the lower validation loss.
+
+    A trial of which a run diverged loses against every other; of such trials the first wins.
+    """
     scores: dict[int, list[tuple[float, float]]] = {}
     for record in records:
-        loss = record["validation_loss"]
-        score = (record["validation_accuracy"], -math.inf if loss is None else -loss)
+        diverged = record["diverged"]
+        score = (-math.inf, -math.inf) if diverged else (record["validation_accuracy"], -record["validation_loss"])
         scores.setdefault(record["trial"], []).append(score)
-    return max(scores, key=lambda trial: tuple(np.mean(scores[trial], axis=0)))
+    return max(sorted(scores), key=lambda trial: tuple(np.mean(scores[trial], axis=0)))

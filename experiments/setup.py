@@ -9,7 +9,7 @@ from experiments import augment, models
 from experiments.config import TrainConfig, UserError
 from experiments.data import Array, Part, Pipeline, open_data
 from experiments.models import Model
-from experiments.optim import Chain, build
+from experiments.optim import Chain, OptimConfig, build
 from experiments.state import TrainState, initial_state
 from experiments.step import LossFn, make_loss, normalise
 
@@ -98,10 +98,7 @@ def assemble(config: TrainConfig, pipeline: Pipeline) -> Setup:
     model = models.build(config.model, data_set.image_shape, data_set.num_classes)
     loss_fn = make_loss(model, config.label_smoothing)
     steps = config.steps or config.epochs * pipeline.steps_per_epoch
-    try:
-        chain = build(config.optim, loss_fn, steps, has_aux=True)
-    except ValueError as error:  # of gam_jax or optax, about one of the numbers
-        raise UserError(f"{config.optim.method!r}: {error}") from error
+    chain = make_chain(config.optim, loss_fn, steps)
 
     def init() -> TrainState:
         return initial_state(model.init, chain.tx.init, config.averaging, config.seed)
@@ -116,3 +113,15 @@ def assemble(config: TrainConfig, pipeline: Pipeline) -> Setup:
         steps=steps,
         init=init,
     )
+
+
+def make_chain(optim: OptimConfig, loss_fn: LossFn, steps: int) -> Chain:
+    """The optimizer.
+
+    Raises:
+      UserError: if a number does not suit the method.
+    """
+    try:
+        return build(optim, loss_fn, steps, has_aux=True)
+    except ValueError as error:  # of gam_jax or optax
+        raise UserError(f"{optim.method!r}: {error}") from error

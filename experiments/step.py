@@ -56,6 +56,16 @@ def make_loss(model: Model, smoothing: float) -> LossFn:
     return loss_fn
 
 
+def make_measured_loss(model: Model, data_set: DataSet) -> Callable[[Any, Batch, Any], jax.Array]:
+    """``(params, batch, model_state) -> loss``: the mean cross-entropy as in evaluation, of a batch of pixels."""
+
+    def loss_fn(params: Any, batch: Batch, model_state: Any) -> jax.Array:
+        logits, _ = model.apply(params, model_state, normalise(batch.image, data_set), train=False)
+        return cross_entropy(logits, batch.label).mean()
+
+    return loss_fn
+
+
 def train_step(
     config: TrainConfig,
     seen: Callable[[jax.Array, Array], jax.Array],
@@ -63,9 +73,14 @@ def train_step(
     tx: optax.GradientTransformationExtraArgs,
     state: TrainState,
     batch: Batch,
+    seed: jax.Array | None = None,
 ) -> TrainState:
-    """One step of the optimizer on one batch of pixels. Randomness follows from the seed and the step alone."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 1), state.step)
+    """One step of the optimizer on one batch of pixels. Randomness follows from the seed and the step alone.
+
+    The seed is that of the config, unless another one is given: an argument of a program that is compiled once for all.
+    """
+    seed_key = jax.random.key(config.seed if seed is None else seed)
+    key = jax.random.fold_in(jax.random.fold_in(seed_key, 1), state.step)
     augmentation, network = jax.random.split(key)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(augmentation, batch.index)
     images = seen(keys, batch.image)

@@ -1,13 +1,20 @@
 """Shipped configurations, a file for each family; they are found by name."""
 
-import importlib
 from typing import Literal, get_args
 
 from experiments.config import CompareConfig, TrainConfig, UserError
-from experiments.configs import cifar, digits, fashion_mnist, imagenet, transfer
+from experiments.configs import cifar, digits, fashion_mnist, imagenet, studies, transfer
 from experiments.optim import Method, nearest
 
-CompareName = Literal["digits"]
+CompareName = Literal[
+    "digits",
+    "digits_mlp",
+    "digits_cnn",
+    "digits_family",
+    "fashion_mnist_resnet",
+    "fashion_mnist_vit",
+    "cifar10_resnet",
+]
 """Names that ``compare --config`` takes."""
 _FAMILIES = (digits, fashion_mnist, cifar, imagenet, transfer)
 _FAMILY = {name: family for family in _FAMILIES for name in family.NAMES}
@@ -16,10 +23,10 @@ TRAIN_NAMES: tuple[str, ...] = tuple(_FAMILY)
 
 
 def load(name: str) -> CompareConfig:
-    """The comparison in ``experiments/configs/NAME.py``."""
+    """The comparison of this name in :mod:`experiments.configs.studies`."""
     if name not in get_args(CompareName):
         raise UserError(f"there is no comparison {name!r}{nearest(name, get_args(CompareName))}")
-    return importlib.import_module(f"experiments.configs.{name}").comparison
+    return studies.STUDIES[name]
 
 
 def load_train(name: str, method: Method) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""Data: the batches of a training run (:func:`open_data`), and the digits whole for the comparison (:func:`digits`)."""
+"""Data: the batches of a training run (:func:`open_data`)."""
 
 from experiments.config import DataConfig, require
 from experiments.data.batches import Array as Array
@@ -7,11 +7,6 @@ from experiments.data.batches import Part as Part
 from experiments.data.batches import Pipeline as Pipeline
 from experiments.data.catalogue import DATA_SETS as DATA_SETS
 from experiments.data.catalogue import DataSet as DataSet
-from experiments.data.digits import NUM_CLASSES as NUM_CLASSES
-from experiments.data.digits import Examples as Examples
-from experiments.data.digits import Split as Split
-from experiments.data.digits import digits as digits
-from experiments.data.digits import flip_labels as flip_labels
 
 
 def open_data(config: DataConfig, *, seed: int, batch_size: int, process_index: int, process_count: int) -> Pipeline:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.config import DataConfig, DigitsConfig, UserError, require
+from experiments.config import DataConfig, UserError, require
 from experiments.data.batches import Batch, Part, evaluation_rows
 from experiments.data.catalogue import DATA_SETS, DataSet
-from experiments.data.digits import load_digits, pool_and_test
+from experiments.data.digits import digits
 from experiments.data.draws import epoch_order, generator, label_offsets, split
 from experiments.data.images import decode, pixels, resize_all
 from experiments.data.prepared import Prepared, folder_of
@@ -27,6 +27,10 @@ class Images(NamedTuple):
 
     def take(self, chosen: np.ndarray) -> "Images":
         return Images(self.image[chosen], self.label[chosen])
+
+
+Decoded = tuple[Images, Images]
+"""The images that may be trained on, and the test set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,19 +51,26 @@ class MemoryPipeline:
         cls, config: DataConfig, *, seed: int, batch_size: int, process_index: int, process_count: int
     ) -> "MemoryPipeline":
         """See :func:`experiments.data.open_data`."""
+        share = batch_size // process_count
+        rows = slice(process_index * share, (process_index + 1) * share)
+        return cls.of(read(config), config, seed=seed, batch_size=batch_size, rows=rows)
+
+    @classmethod
+    def of(
+        cls, decoded: Decoded, config: DataConfig, *, seed: int, batch_size: int, rows: slice = slice(None)
+    ) -> "MemoryPipeline":
+        """The batches of images that :func:`read` has decoded, divided into parts as the config says."""
         data_set = DATA_SETS[config.name]
-        require(config.workers == 0, f"{config.name} is kept in memory: data.workers must be 0, got {config.workers}")
-        pool, test = _digits() if data_set.tfds_name is None else _load(data_set, config)
+        pool, test = decoded
         train, validation = (pool.take(chosen) for chosen in split(len(pool.label), config))
         offsets = label_offsets(generator("noise", seed), len(train.label), config.noise, data_set.num_classes)
         noisy = train._replace(label=(train.label + offsets) % data_set.num_classes)
-        share = batch_size // process_count
         return cls(
             data_set=data_set.resized(config.image_size),
             parts={"train": noisy, "validation": validation, "test": test},
             seed=seed,
             batch_size=batch_size,
-            rows=slice(process_index * share, (process_index + 1) * share),
+            rows=rows,
         )
 
     @property
@@ -70,12 +81,15 @@ class MemoryPipeline:
     def steps_per_epoch(self) -> int:
         return self.num_train // self.batch_size
 
+    def order(self, epoch: int) -> np.ndarray:
+        """Which training images the steps of an epoch see, shape (steps, batch)."""
+        whole = epoch_order(self.seed, epoch, self.num_train)[: self.steps_per_epoch * self.batch_size]
+        return whole.reshape(-1, self.batch_size)
+
     def train(self, start_step: int) -> Iterator[Batch]:
         first_epoch, done = divmod(start_step, self.steps_per_epoch)
         for epoch in itertools.count(first_epoch):
-            order = epoch_order(self.seed, epoch, self.num_train)
-            for step in range(done if epoch == first_epoch else 0, self.steps_per_epoch):
-                chosen = order[step * self.batch_size : (step + 1) * self.batch_size][self.rows]
+            for chosen in self.order(epoch)[done if epoch == first_epoch else 0 :, self.rows]:
                 yield self._batch("train", chosen, np.ones(len(chosen), np.float32))
 
     def evaluation(self, part: Part) -> Iterator[Batch]:
@@ -89,16 +103,17 @@ class MemoryPipeline:
         return Batch(resize_all(image, self.data_set.image_shape[0]), label, chosen.astype(np.int32), weight)
 
 
-def _digits() -> tuple[Images, Images]:
-    """scikit-learn's digits: what may be trained on, and the test set that the comparison has."""
-    values, label = load_digits()
-    every = Images(values.reshape(-1, 8, 8, 1).astype(np.uint8), label)
-    pool, test = pool_and_test(len(label), DigitsConfig())
-    return every.take(pool), every.take(test)
+def read(config: DataConfig) -> Decoded:
+    """Decodes a data set.
 
-
-def _load(data_set: DataSet, config: DataConfig) -> tuple[Images, Images]:
-    """The training and the test split, decoded."""
+    Raises:
+      UserError: if they are not there.
+    """
+    require(config.workers == 0, f"{config.name} is kept in memory: data.workers must be 0, got {config.workers}")
+    data_set = DATA_SETS[config.name]
+    if data_set.tfds_name is None:
+        pool, test = digits()
+        return Images(*pool), Images(*test)
     prepared = Prepared(data_set, folder_of(config))
     return _decoded(prepared, "train", data_set), _decoded(prepared, data_set.test_split, data_set)
 

@@ -1,30 +1,43 @@
 """A whole comparison, small: reproducible, resumable after any kill, and reported as recorded."""
 
+import contextlib
 import csv
 import dataclasses
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from experiments import compare, pool, search
+from experiments.config import UserError
 from experiments.configs import load
+from experiments.job import Wanted, make_job
 from experiments.main import main
+from experiments.optim import METHODS, OptimConfig
+from experiments.pool import cores, open_pool
 from experiments.store import key
-from experiments.summary import difference, summarize
+from experiments.summary import Estimate, difference, summarize
+from experiments.tables import chosen_table, edges, result_table
+from experiments.worker import environment
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
     *("compare", "--config", "digits", "--epochs", "2", "--data.train-size", "40", "--batch-size", "20"),
-    *("--hidden", "8", "--trials", "3", "--tuning-seeds", "2", "--seeds", "3"),
+    *("--model.hidden", "8", "--trials", "3", "--tuning-seeds", "2", "--seeds", "3", "--measure-examples", "40"),
 ]
-SMALLER = [*SMALL, "--methods", "plain", "sam", "--noise", "0.3"]
-FINAL = ["noise", "method", "seed", "test_accuracy", "train_accuracy", "train_loss", "top_eigenvalue"]
+SMALLER = [*SMALL, "--methods", "plain", "sam", "--noise", "0.3", "--trials", "2", "--seeds", "2", "--measure"]
+"""Without measurements, which take long to compile."""
+FINAL = ["noise", "method", "seed", "diverged", "test_accuracy", "test_loss", "train_accuracy", "train_loss"]
+FINAL += ["generalization_gap"]
+EIGENVALUES = ["half_eigenvalues_1", "end_eigenvalues_1"]
 
 
 def records(workdir):
@@ -32,29 +45,32 @@ def records(workdir):
 
 
 def numbers(workdir):
-    """The records without what a clock decides, in order."""
-    return [
+    """The records without what a clock decides, in the order of what they are about."""
+    found = [
         {name: value for name, value in record.items() if name != "seconds"}
         for record in records(workdir)
         if record["kind"] != "session"
     ]
+    return sorted(found, key=lambda record: json.dumps(key(record)))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A comparison of all four methods, and what it printed."""
+    """A comparison of all four methods, computed here, and what it printed."""
     workdir = tmp_path_factory.mktemp("finished")
     printed = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("builtins.print", lambda *args, **_: printed.append(" ".join(map(str, args))))
+        patch.setattr(compare, "open_pool", lambda workers: contextlib.nullcontext(pool._Here()))
         assert main([*SMALL, "--workdir", str(workdir)]) == 0
     return workdir, "\n".join(printed)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
+    """Two methods, by one worker."""
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    assert main([*SMALLER, "--workdir", str(workdir)]) == 0
+    assert main([*SMALLER, "--workers", "1", "--workdir", str(workdir)]) == 0
     return workdir
 
 
@@ -81,7 +97,7 @@ def test_final_runs_use_the_best_trial_and_every_seed(finished):
                     chosen = json.dumps(record["hyperparameters"])
                     scores.setdefault(chosen, []).append(record["validation_accuracy"])
             final = [record for record in mine if record["kind"] == "test"]
-            assert [record["seed"] for record in final] == [0, 1, 2]
+            assert sorted(record["seed"] for record in final) == [0, 1, 2]
             (used,) = {json.dumps(record["hyperparameters"]) for record in final}
             assert np.mean(scores[used]) == max(map(np.mean, scores.values()))
 
@@ -92,11 +108,12 @@ def test_csv_holds_the_recorded_numbers(finished):
         rows = list(csv.DictReader(file))
     final = [record for record in records(workdir) if record["kind"] == "test"]
     assert len(rows) == len(final) == 2 * 4 * 3
-    recorded = {tuple(str(record[name]) for name in FINAL): record["hyperparameters"] for record in final}
+    recorded = {tuple(str(record[name]) for name in FINAL): record for record in final}
     for row in rows:
-        hyperparameters = recorded[tuple(row[name] for name in FINAL)]
-        tuned = {name: float(value) for name, value in row.items() if name not in FINAL and value}
-        assert tuned == hyperparameters
+        record = recorded[tuple(row[name] for name in FINAL)]
+        assert [[float(row[name])] for name in EIGENVALUES] == [record[s]["eigenvalues"] for s in ("half", "end")]
+        tuned = {name: float(value) for name, value in row.items() if name not in FINAL + EIGENVALUES and value}
+        assert tuned == record["hyperparameters"]
 
 
 def test_table_and_report_hold_the_recorded_numbers(finished):
@@ -110,7 +127,7 @@ def test_table_and_report_hold_the_recorded_numbers(finished):
     assert len(cells) == 2 + 2 * 4
     for line in printed.splitlines()[: len(cells)]:
         assert line in report
-    for noise, label, accuracy, gain, loss, eigenvalue, time, flop in cells[2:]:
+    for noise, label, accuracy, gain, loss, eigenvalue, step_time, flop in cells[2:]:
         mine, sgd = (
             {
                 r["seed"]: r
@@ -126,7 +143,7 @@ def test_table_and_report_hold_the_recorded_numbers(finished):
 
         assert accuracy == expected([100 * r["test_accuracy"] for r in mine.values()], ".2f")
         assert loss == expected([r["train_loss"] for r in mine.values()], ".3f")
-        assert eigenvalue == expected([r["top_eigenvalue"] for r in mine.values()], ".2f")
+        assert eigenvalue == expected([r["end"]["eigenvalues"][0] for r in mine.values()], ".2f")
         gains = [100 * (mine[s]["test_accuracy"] - sgd[s]["test_accuracy"]) for s in mine]
         assert gain == ("" if label == "SGD" else expected(gains, "+.2f"))
         ratios = [
@@ -136,7 +153,7 @@ def test_table_and_report_hold_the_recorded_numbers(finished):
             if (a["method"], b["method"]) == (labels[label], "plain")
             and (a["noise"], a["seed"]) == (b["noise"], b["seed"])
         ]
-        assert time == f"{np.median(ratios):.1f} x"
+        assert step_time == f"{np.median(ratios):.1f} x"
         assert flop == f"{flops[labels[label]] / flops['plain']:.2f} x"
 
 
@@ -144,8 +161,9 @@ def test_report_says_what_a_sceptic_asks(finished):
     report = (finished[0] / "report.md").read_text()
     session = records(finished[0])[0]
     for fact in (
-        *("demonstration at small scale", "3 seeds (0 to 2)", "2 seeds (1000 to 1001)", "3 of 25", "3 of 1200"),
+        *("comparison at small scale", "3 seeds (0 to 2)", "2 seeds (1000 to 1001)", "3 of 25", "3 of 1200"),
         *(session["hardware"], session["command"], session["started"], "jax 0.", "test set played no part"),
+        *("digits, mlp, sgd", "None of the 24 runs diverged", "hours of tuning", "value of its grid"),
     ):
         assert fact in report
     assert report.count("- SGD |") + report.count("- SGD  ") == 2 * 3  # each method against SGD, at each noise level
@@ -159,19 +177,13 @@ def test_costs_are_those_of_the_methods(finished):
 
 
 def test_a_finished_run_prints_the_same_at_once(finished, capsys, monkeypatch):
-    monkeypatch.setattr("experiments.fit.Trainer.fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(compare, "open_pool", lambda *_: pytest.fail("trained again"))
     before = (finished[0] / "results.jsonl").read_bytes()
     assert main([*SMALL, "--workdir", str(finished[0])]) == 0
     printed = capsys.readouterr()
     assert printed.out.strip() == finished[1].strip()
     assert printed.err == ""  # no progress bar, as this is no terminal
     assert (finished[0] / "results.jsonl").read_bytes() == before
-
-
-def test_same_seeds_give_the_same_numbers(uninterrupted, tmp_path):
-    assert main([*SMALLER, "--workdir", str(tmp_path)]) == 0
-    assert numbers(tmp_path) == numbers(uninterrupted)
-    assert (tmp_path / "results.csv").read_bytes() == (uninterrupted / "results.csv").read_bytes()
 
 
 DIE = """
@@ -184,6 +196,7 @@ def interrupted(descriptor, line):
     global left
     left -= 1
     if left == 0:
+        print(open(f"/proc/self/task/{os.getpid()}/children").read(), flush=True)
         cut = len(line) // 2 if sys.argv[1] == "SIGKILL" else len(line)
         write(descriptor, line[:cut])
         os.kill(os.getpid(), signal.Signals[sys.argv[1]])
@@ -195,45 +208,161 @@ sys.exit(main.main(sys.argv[3:]))
 """
 
 
-@pytest.mark.parametrize("signal_name, line", [("SIGKILL", 7), ("SIGINT", 16)])
-def test_a_killed_run_goes_on_and_ends_in_the_same_file(uninterrupted, tmp_path, signal_name, line):
-    """SIGKILL comes in the middle of a line of the tuning, SIGINT behind one of the final runs."""
-    command = [*SMALLER, "--workdir", str(tmp_path)]
+def wait_for(condition):
+    """Waits until it holds, a minute at most."""
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    pytest.fail("waited in vain")
+
+
+def is_alive(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("signal_name, line", [("SIGKILL", 7), ("SIGINT", 12)])
+def test_a_killed_comparison_leaves_no_worker_and_goes_on_to_the_same_numbers(
+    uninterrupted, tmp_path, signal_name, line
+):
+    """SIGKILL comes in the middle of a line of the tuning, SIGINT behind one of the final runs; with two workers."""
+    command = [*SMALLER, "--workdir", str(tmp_path), "--workers"]
     died = subprocess.run(
-        [sys.executable, "-c", DIE, signal_name, str(line), *command], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", DIE, signal_name, str(line), *command, "2"], cwd=ROOT, capture_output=True, text=True
     )
     assert died.returncode == (-signal.SIGKILL if signal_name == "SIGKILL" else 130)
     assert "Traceback" not in died.stderr
     assert not (tmp_path / "results.csv").exists()
     kept = (tmp_path / "results.jsonl").read_bytes().rpartition(b"\n")[0]
     assert kept.count(b"\n") == line - (2 if signal_name == "SIGKILL" else 1)
+    workers = died.stdout.split()
+    assert len(workers) == 2
+    wait_for(lambda: not any(map(is_alive, workers)))
+    if signal_name == "SIGINT":
+        return  # goes on as after the other one
 
-    assert main(command) == 0
+    assert main([*command, "1"]) == 0
     assert (tmp_path / "results.jsonl").read_bytes().startswith(kept)
     assert numbers(tmp_path) == numbers(uninterrupted)
     assert (tmp_path / "results.csv").read_bytes() == (uninterrupted / "results.csv").read_bytes()
     assert (tmp_path / "report.md").read_text().count("- Command, ") == 2
 
 
+def test_a_worker_ends_with_its_input_also_in_the_middle_of_a_run():
+    config = dataclasses.replace(load("digits"), epochs=10**6)
+    optim = OptimConfig(method="plain", learning_rate=0.1, weight_decay=0.0, momentum=0.9)
+    worker = pool._start(cores(1)[0])
+    assert worker.stdin is not None
+    worker.stdin.write(json.dumps(make_job("tune", config.run(optim, 0.0, 0), Wanted.of(config))).encode() + b"\n")
+    worker.stdin.flush()
+    time.sleep(5)
+    assert worker.poll() is None
+    worker.stdin.close()
+    assert worker.wait(timeout=30) == 0
+
+
+def test_a_worker_that_dies_is_reported_with_its_run_and_what_is_finished_is_kept(monkeypatch, tmp_path, capsys):
+    answers = """
+import json, sys
+for line, answer in zip(sys.stdin, range(2)):
+    print(json.dumps({"record": {"flops_per_step": 1.0}}), flush=True)
+sys.exit(3)
+"""
+    start = lambda core: subprocess.Popen(  # noqa: E731
+        [sys.executable, "-c", answers], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    monkeypatch.setattr(pool, "_start", start)
+    assert main([*SMALLER, "--workers", "1", "--workdir", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "a worker ended with status 3 in this run: tuning SGD, 30% wrong labels, seed 1000" in said
+    assert [record["kind"] for record in records(tmp_path)] == ["session", "cost", "cost"]
+
+
+def test_what_a_worker_refuses_is_an_error_of_the_user(monkeypatch):
+    answer = """print('{"error": "the offending value"}', flush=True); input(); input()"""
+    start = lambda core: subprocess.Popen(  # noqa: E731
+        [sys.executable, "-c", answer], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    monkeypatch.setattr(pool, "_start", start)
+    with open_pool(1) as workers:
+        workers.send({}, "testing SAM", {})
+        assert workers.is_busy and not workers.is_free
+        with pytest.raises(UserError, match="^testing SAM: the offending value$"):
+            workers.wait()
+
+
+def test_workers_have_a_core_each_and_no_more_threads(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 1})
+    assert cores(None) == [1, 3] and cores(1) == [1] and cores(3) == [1, 3, 1]
+    assert "--xla_cpu_multi_thread_eigen=false" in environment()["XLA_FLAGS"].split()
+
+
+def test_an_accelerator_computes_one_run_at_a_time(monkeypatch):
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    with open_pool(None) as here:
+        assert isinstance(here, pool._Here)
+    with pytest.raises(UserError, match="workers must be 1, got 2"), open_pool(2):
+        pass
+
+
+def test_a_test_waits_for_all_trials_of_its_method():
+    config = dataclasses.replace(load("digits"), methods=("plain", "sam"), trials=2, tuning_seeds=1, seeds=2)
+    tasks = compare.plan(config)
+    assert [task["method"] for task in tasks] == ["plain", "sam"] * (len(tasks) // 2)  # they take turns
+    done = [task for task in tasks if task["kind"] == "tune" and task["method"] == "sam" and task["noise"] == 0.3]
+    tests = [task for task in tasks if task["kind"] == "test"]
+    ready = {(task["noise"], task["method"]) for task in tests if compare._is_ready(config, task, done)}
+    assert ready == {(0.3, "sam")} and not compare._is_ready(config, tests[-1], done[:-1])
+
+
 def test_another_config_in_the_same_folder_is_refused(uninterrupted, capsys):
     before = (uninterrupted / "results.jsonl").read_bytes()
     assert main([*SMALLER, "--workdir", str(uninterrupted), "--seeds", "5"]) == 2
-    assert "config.seeds: 3 there, 5 now" in capsys.readouterr().err
+    assert "config.seeds: 2 there, 5 now" in capsys.readouterr().err
     assert (uninterrupted / "results.jsonl").read_bytes() == before
 
 
-def test_a_diverged_run_is_shown_as_nan_and_pairs_are_by_seed():
-    config = dataclasses.replace(load("digits"), methods=("plain", "gam"), noise=(0.0,))
-    runs = [
-        {
-            **{"kind": "test", "noise": 0.0, "method": method, "seed": seed, "seconds": 1.0, "train_loss": loss},
-            **{"test_accuracy": 0.5 + 0.01 * seed, "top_eigenvalue": 2.0},
-        }
-        for method, loss, seeds in (("plain", 0.5, (1, 0)), ("gam", None, (0, 1)))
-        for seed in seeds
-    ]
+def test_every_method_has_a_grid_of_values_that_it_takes():
+    config = load("digits_family")
+    for method in METHODS:
+        optims = search.trials(config, method)
+        assert len(optims) == len({json.dumps(optim.tuned()) for optim in optims}) == config.trials
+        assert search.grid_size(config, method) >= config.trials
+    shares = search.method_grid(config, "accelerated_gam")
+    assert max(config.grid.gam_alpha) > 1 >= max(shares["gam_alpha"])
+
+
+def run_of(method, seed, accuracy, **others):
+    """A final run, as it is recorded."""
+    scores = {"test_accuracy": accuracy, "train_loss": None if accuracy is None else 0.5}
+    eigenvalues = None if accuracy is None else {"eigenvalues": [2.0]}
+    about = {"kind": "test", "noise": 0.0, "method": method, "seed": seed, "seconds": 1.0}
+    return about | scores | {"diverged": accuracy is None, "end": eigenvalues} | others
+
+
+def test_a_diverged_run_is_counted_and_pairs_are_by_seed():
+    config = dataclasses.replace(load("digits"), methods=("plain", "gam"), noise=(0.0,), seeds=3)
+    runs = [run_of("plain", seed, 0.5 + 0.01 * seed) for seed in (2, 1, 0)]
+    runs += [run_of("gam", 0, 0.52), run_of("gam", 2, 0.54), run_of("gam", 1, None, seconds=0.1)]
     costs = [{"kind": "cost", "method": method, "flops_per_step": cost} for method, cost in (("plain", 2), ("gam", 12))]
     sgd, gam = summarize(config, [*runs, *costs])
-    assert sgd.train_loss.mean == 0.5 and math.isnan(gam.train_loss.mean)
-    assert gam.flop_ratio == 6 and gam.gain == difference(runs, 0.0, "gam", "plain")
-    assert (gam.gain.estimate.mean, gam.gain.wins, gam.gain.losses) == (0.0, 0, 0)
+    assert sgd.diverged == 0 and gam.diverged == 1
+    assert gam.test_accuracy == Estimate.of(np.array([52.0, np.nan, 54.0])) and math.isclose(gam.test_accuracy.mean, 53)
+    assert gam.flop_ratio == 6 and gam.time_ratio == 1 and gam.gain == difference(runs, 0.0, "gam", "plain")
+    assert math.isclose(gam.gain.estimate.mean, 2) and (gam.gain.wins, gam.gain.losses) == (2, 1)
+    assert "53.00 ± 1.00 (1 of 3 diverged)" in result_table(config, [sgd, gam])
+
+
+def test_the_report_names_choices_at_the_edge_and_trials_that_diverged():
+    config = dataclasses.replace(load("digits"), methods=("plain",), noise=(0.0,), trials=2, tuning_seeds=1)
+    chosen, other = ({"learning_rate": rate, "weight_decay": 0.0} for rate in (0.05, 0.2))
+    runs = [run_of("plain", 0, 0.5, hyperparameters=chosen)]
+    for trial, (values, accuracy) in enumerate([(chosen, 0.8), (other, None)]):
+        about = {"kind": "tune", "noise": 0.0, "method": "plain", "trial": trial, "seed": 1000}
+        scores = {"hyperparameters": values, "validation_accuracy": accuracy, "diverged": accuracy is None}
+        runs.append(about | scores)
+    assert edges(config, runs) == ["SGD at 0%: weight_decay = 0 is the smallest value of its grid"]
+    assert "| 80.00 " in chosen_table(config, runs) and "| 1 of 2 " in chosen_table(config, runs)

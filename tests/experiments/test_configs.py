@@ -10,36 +10,38 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
 import pytest
 import tyro
 
-from experiments import models
+from experiments import compare, models
 from experiments.config import (
     CheckpointsConfig,
     CompareConfig,
     DataConfig,
     DevicesConfig,
-    DigitsConfig,
     FlatnessConfig,
+    GridConfig,
     LandscapeConfig,
     ModelConfig,
     TrainConfig,
     UserError,
 )
-from experiments.configs import TRAIN_NAMES, load_train
+from experiments.configs import TRAIN_NAMES, CompareName, load, load_train, studies
 from experiments.data import DATA_SETS, Batch
 from experiments.data.catalogue import DataSet
 from experiments.mesh import make_mesh, start
 from experiments.optim import METHODS, OptimConfig
 from experiments.programs import Programs
 from experiments.run import run
+from experiments.search import trials
 from experiments.setup import assemble, set_up
 from experiments.state import Sums
 from experiments.step import evaluation_step, train_step
+from tests.experiments import tiny_data
 
 ROOT = Path(importlib.import_module("experiments").__file__).parent
 FIRST = {}
@@ -152,13 +154,39 @@ FAMILIES = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__"
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_the_docstring_of_a_family_has_a_command_that_is_right(family):
     module = importlib.import_module(f"experiments.configs.{family}")
-    if family == "methods":
-        return
-    (command,) = re.findall(
-        r"^Command: python -m experiments.main (?:train|compare) --config (\w+)", module.__doc__, re.M
+    names = {"train": {*TRAIN_NAMES}, "compare": {*get_args(CompareName)}}
+    ((command, config),) = re.findall(
+        r"^Command: python -m experiments.main (train|compare) --config (\w+)", module.__doc__, re.M
     )
-    assert command in module.NAMES and "Expected" in module.__doc__
-    assert {*module.NAMES} <= {*TRAIN_NAMES}
+    own = {*studies.STUDIES} if module is studies else {*module.NAMES}
+    assert config in own <= names[command] and "Expected" in module.__doc__
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The data sets of the studies, tiny."""
+    folder = tmp_path_factory.mktemp("tfds")
+    for name in ("fashion_mnist", "cifar10"):
+        tiny_data.prepare(folder, name, {"train": 40, "test": 8}, "PNG")
+    return folder
+
+
+@pytest.mark.parametrize("name", get_args(CompareName))
+def test_every_study_builds(folder, name):
+    """With every trial of every method; and its first run takes a step, by shapes alone."""
+    study = load(name)
+    assert study.workdir == Path("runs", name) and studies.STUDIES.keys() == {*get_args(CompareName)}
+    if study.data.name != "digits":
+        study = dataclasses.replace(
+            study, batch_size=8, data=dataclasses.replace(study.data, folder=folder, train_size=16)
+        )
+    compare.check(study)
+    config = study.run(trials(study, study.methods[-1])[0], study.noise[-1], seed=1)
+    setup = set_up(config)
+    step = functools.partial(train_step, config, setup.seen, setup.loss_fn, setup.chain.tx)
+    batch = shapes(config.batch_size, setup.pipeline.data_set.image_shape)
+    state = jax.eval_shape(setup.init)
+    assert jax.tree.structure(jax.eval_shape(step, state, batch)) == jax.tree.structure(state)
 
 
 CONFIGS = (TrainConfig, DataConfig, ModelConfig, OptimConfig, DevicesConfig, CheckpointsConfig)
@@ -221,5 +249,5 @@ def test_every_field_of_the_other_commands_is_named_in_the_code():
     sources = [path for path in ROOT.rglob("*.py") if ROOT / "config" not in path.parents]
     nodes = [node for path in sources for node in ast.walk(ast.parse(path.read_text()))]
     used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    for cls in (CompareConfig, DigitsConfig, FlatnessConfig, LandscapeConfig):
+    for cls in (CompareConfig, GridConfig, FlatnessConfig, LandscapeConfig):
         assert {field.name for field in dataclasses.fields(cls)} <= used

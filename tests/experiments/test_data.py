@@ -1,77 +1,68 @@
-"""The digits of the comparison; and what every pipeline promises, in memory or streamed, on any number of processes."""
+"""The digits; and what every pipeline promises, in memory or streamed, on any number of processes."""
 
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.datasets
 
-from experiments.config import DataConfig, DigitsConfig, UserError
-from experiments.data import DATA_SETS, Batch, digits, flip_labels, open_data
+from experiments.config import DataConfig, UserError
+from experiments.data import DATA_SETS, Batch, open_data
 from experiments.data.draws import label_offsets
 from tests.experiments import tiny_data
 
 ONE = {"process_index": 0, "process_count": 1}
 
 
-def rows(examples):
-    return {row.tobytes() for row in examples.x}
+# The digits
 
 
-# The digits of the comparison
+def digits(noise=0.3, split_seed=3):
+    config = DataConfig(name="digits", validation=0.6, train_size=400, noise=noise, split_seed=split_seed)
+    return open_data(config, seed=5, batch_size=50, **ONE).parts
+
+
+def rows(images):
+    return {row.tobytes() for row in images.image}
 
 
 def test_parts_are_disjoint_and_complete():
-    split = digits(DigitsConfig(), noise=0.3, seed=3)
-    assert [len(part.y) for part in split] == [400, 600, 797]
-    train, validation, test = map(rows, split)
-    assert len(train | validation | test) == 1797  # scikit-learn's images are all different
-    assert split.train.x.min() == 0 and split.train.x.max() == 1
+    parts = digits()
+    assert {name: len(part.label) for name, part in parts.items()} == {"train": 400, "validation": 600, "test": 797}
+    assert len(set.union(*map(rows, parts.values()))) == 1797  # scikit-learn's images are all different
+    assert parts["train"].image.min() == 0 and parts["train"].image.max() == 16
 
 
-def test_seeds_share_the_test_set_only():
-    one, two = (digits(DigitsConfig(), noise=0.3, seed=seed) for seed in (0, 1))
-    np.testing.assert_array_equal(one.test.x, two.test.x)
-    assert rows(one.train) != rows(two.train)
-    assert rows(one.test) != rows(digits(DigitsConfig(split_seed=1), noise=0.3, seed=0).test)
-
-
-def test_same_seed_gives_the_same_data():
-    one, two = (digits(DigitsConfig(), noise=0.3, seed=7) for _ in range(2))
-    for a, b in zip(one, two, strict=True):
-        np.testing.assert_array_equal(a.x, b.x)
-        np.testing.assert_array_equal(a.y, b.y)
+def test_splits_share_the_test_set_only():
+    one, two = digits(split_seed=0), digits(split_seed=1)
+    np.testing.assert_array_equal(one["test"].image, two["test"].image)
+    assert rows(one["train"]) != rows(two["train"])
 
 
 def test_noise_touches_exactly_its_share_of_the_training_labels_and_nothing_else():
-    clean, noisy = (digits(DigitsConfig(), noise=noise, seed=5) for noise in (0.0, 0.3))
-    np.testing.assert_array_equal(clean.train.x, noisy.train.x)
-    assert np.sum(clean.train.y != noisy.train.y) == 120
-    np.testing.assert_array_equal(clean.validation.y, noisy.validation.y)
-    np.testing.assert_array_equal(clean.test.y, noisy.test.y)
+    clean, noisy = digits(noise=0.0), digits()
+    np.testing.assert_array_equal(clean["train"].image, noisy["train"].image)
+    assert np.sum(clean["train"].label != noisy["train"].label) == 120
+    for part in ("validation", "test"):
+        np.testing.assert_array_equal(clean[part].label, noisy[part].label)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 1.0])
 def test_noise_is_exact_and_symmetric(fraction):
-    labels = np.repeat(np.arange(10, dtype=np.int32), 9000)
-    flipped = flip_labels(np.random.default_rng(0), labels, fraction)
-    wrong = flipped != labels
-    assert wrong.sum() == fraction * len(labels)
-    assert flipped.min() >= 0 and flipped.max() <= 9 and flipped.dtype == np.int32
-    shift = (flipped - labels)[wrong] % 10
-    counts = np.bincount(shift, minlength=10)[1:]
+    offsets = label_offsets(np.random.default_rng(0), 90_000, fraction, 10)
+    wrong = offsets != 0
+    assert wrong.sum() == fraction * len(offsets)
+    assert offsets.min() >= 0 and offsets.max() <= 9 and offsets.dtype == np.int32
+    counts = np.bincount(offsets[wrong], minlength=10)[1:]
     np.testing.assert_allclose(counts, wrong.sum() / 9, atol=5 * np.sqrt(wrong.sum() / 9))
 
 
 def test_noise_of_few_classes_and_odd_sizes():
     offsets = label_offsets(np.random.default_rng(0), 7, 0.5, 2)
     assert sorted(offsets) == [0, 0, 0, 1, 1, 1, 1]  # round(3.5) is 4, as Python rounds
-
-
-def test_sizes_that_leave_nothing_are_refused():
-    with pytest.raises(UserError, match=r"1797 images .* data\.train_size=1000"):
-        digits(DigitsConfig(train_size=1000), noise=0.0, seed=0)
 
 
 # What every pipeline promises
@@ -222,15 +213,23 @@ def test_records_are_read_with_their_labels(folder):
     np.testing.assert_array_equal(labels, seen[:, 0, 0, 0] % 10)
 
 
-def test_digits_have_the_test_set_and_the_pixels_of_the_comparison():
+def test_digits_are_those_of_scikit_learn():
     pipeline = open_data(DataConfig(name="digits", split_seed=3), seed=5, batch_size=50, **ONE)
     assert (pipeline.num_train, pipeline.data_set.image_shape) == (900, (8, 8, 1))
-    test, expected = everything(pipeline, "test"), digits(DigitsConfig(), 0.0, 0)
-    pixels = (test.image / 255 - pipeline.data_set.mean) / pipeline.data_set.std
-    np.testing.assert_allclose(pixels.reshape(797, 64), expected.test.x, rtol=1e-6)
-    np.testing.assert_array_equal(test.label, expected.test.y)
-    pool = {image.tobytes() for part in ("train", "validation") for image in everything(pipeline, part).image}
-    assert len(pool) == 1000 and not pool & {image.tobytes() for image in test.image}
+    found = [everything(pipeline, part) for part in ("train", "validation", "test")]
+    images, labels = (np.concatenate([getattr(part, name) for part in found]) for name in ("image", "label"))
+    expected, true = sklearn.datasets.load_digits(return_X_y=True)
+    label_of = {row.astype(np.uint8).tobytes(): label for row, label in zip(expected, true, strict=True)}
+    assert [label_of[image.tobytes()] for image in images] == labels.tolist()
+    pixels = (images / 255 - pipeline.data_set.mean) / pipeline.data_set.std
+    np.testing.assert_allclose(pixels, images / 16, rtol=1e-6)
+
+
+def test_the_order_of_an_epoch_is_that_of_its_batches():
+    pipeline: Any = open_data(DataConfig(name="digits", validation=0.95), seed=5, batch_size=12, **ONE)
+    assert pipeline.order(1).shape == (4, 12) and len(np.unique(pipeline.order(1))) == 48
+    np.testing.assert_array_equal(pipeline.order(1), [batch.index for batch in take(pipeline, 4, start=4)])
+    assert (pipeline.order(0) != pipeline.order(1)).any()
 
 
 def test_grey_images_are_resized_too():

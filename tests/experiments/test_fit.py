@@ -1,94 +1,165 @@
-"""One training run: the order of the examples, and that what is recorded is what was measured."""
+"""One run of a study: it is the run that ``train`` makes, and what is recorded is what was measured."""
 
 import dataclasses
+import itertools
+from pathlib import Path
 
 import jax
 import jax.flatten_util
 import numpy as np
 import pytest
 
-from experiments import compare
-from experiments.config import DigitsConfig
-from experiments.data import digits
-from experiments.fit import Trainer, batch_order, evaluate, loss_fn
-from experiments.models import mlp
+from experiments import fit, job
+from experiments.config import DataConfig, DevicesConfig, ModelConfig, TrainConfig
+from experiments.mesh import make_mesh
 from experiments.optim import OptimConfig
+from experiments.programs import Programs
+from experiments.setup import set_up
+from tests.experiments.runs import use_convnet
 
-
-def test_every_epoch_shows_every_example_once_in_a_new_order():
-    def order(seed):
-        return batch_order(jax.random.key(seed), num_examples=12, batch_size=4, epochs=3)
-
-    steps = order(0)
-    assert steps.shape == (9, 4)
-    epochs = np.asarray(steps).reshape(3, 12)
-    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(12), (3, 1)))
-    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 3
-    np.testing.assert_array_equal(steps, order(0))
-    assert (np.asarray(order(1)) != np.asarray(steps)).any()
+PLAIN = OptimConfig(method="plain", learning_rate=0.1, weight_decay=0.01, momentum=0.9)
+SAM = dataclasses.replace(PLAIN, method="sam", sam_rho=0.1)
+CONFIG = TrainConfig(
+    workdir=Path("unused"),
+    data=DataConfig(name="digits", validation=0.85, train_size=100, noise=0.3, augment="none", split_seed=4),
+    model=ModelConfig(name="mlp", hidden=(8,)),
+    optim=PLAIN,
+    epochs=20,
+    batch_size=30,
+    seed=4,
+)
+WANTED = job.Wanted(measure=(), measure_examples=50, k=2, probes=2, rho=(0.1,), ascent_steps=2, restarts=1)
 
 
 @pytest.fixture(scope="module")
-def run():
-    """A short SGD run on noisy labels: how it was made, and its parameters."""
-    trainer = Trainer(hidden=(8,), batch_size=20, epochs=20)
-    optim = OptimConfig(method="plain", learning_rate=0.1, weight_decay=0.0, momentum=0.9)
-    split = digits(DigitsConfig(train_size=100), noise=0.3, seed=4)
-    return trainer, optim, split, trainer.fit(optim, 4, split.train)[0]
+def trainer():
+    return fit.Trainer(CONFIG)
 
 
-def by_hand(params, examples):
+@pytest.fixture(scope="module")
+def run(trainer):
+    return trainer.fit(CONFIG)
+
+
+def trained(config):
+    """The state that ``train`` ends in."""
+    setup = set_up(config)
+    programs = Programs(setup, make_mesh(DevicesConfig(), config.batch_size))
+    programs.compile()
+    state = programs.create()
+    for batch in itertools.islice(setup.pipeline.train(0), setup.steps):
+        state = programs.step(state, batch)
+    return setup, state, programs.evaluate(state.params, state.model_state, "train", "validation", "test")
+
+
+@pytest.mark.parametrize("network, method", [("mlp", SAM), ("convnet", PLAIN)])
+def test_it_is_the_run_of_train(monkeypatch, network, method):
+    """The MLP takes an epoch at once, the network with a convolution single steps."""
+    if network == "convnet":
+        use_convnet(monkeypatch)
+    model = ModelConfig(
+        name="resnet20" if network == "convnet" else "mlp", hidden=(8,) if network == "mlp" else (128, 128)
+    )
+    data = dataclasses.replace(CONFIG.data, augment="basic")
+    config = dataclasses.replace(
+        CONFIG, data=data, model=model, optim=method, epochs=3, batch_size=24, label_smoothing=0.1
+    )
+    setup, state, scores = trained(config)
+    trainer = fit.Trainer(config)
+    found = trainer.fit(config)
+    assert setup.steps == int(found.end.step) == int(state.step) == 12 and int(found.half.step) == setup.half_time == 4
+    for name in ("params", "model_state"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            getattr(found.end, name),
+            getattr(state, name),
+        )
+    for part in ("train", "validation", "test"):
+        loss, accuracy = trainer.evaluate(found.pipeline, found.end, part)
+        np.testing.assert_allclose(loss, scores[f"{part}_loss"], rtol=1e-4)
+        assert accuracy == pytest.approx(scores[f"{part}_accuracy"], abs=0.011)
+
+
+def by_hand(state, images):
     """Loss and accuracy in NumPy."""
-    first, last = jax.tree.map(np.asarray, params)
-    hidden = np.maximum(examples.x @ first["weight"] + first["bias"][None], 0)
-    logits = hidden @ last["weight"] + last["bias"][None]
+    first, last = jax.tree.map(np.asarray, state.params)
+    x = images.image.reshape(len(images.label), -1) / np.float32(16)
+    logits = np.maximum(x @ first["weight"] + first["bias"][None], 0) @ last["weight"] + last["bias"][None]
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    loss = -log_probabilities[np.arange(len(examples.y)), examples.y].mean()
-    return loss, np.mean(logits.argmax(axis=1) == examples.y)
+    loss = -log_probabilities[np.arange(len(x)), images.label].mean()
+    return loss, np.mean(logits.argmax(axis=1) == images.label)
 
 
-def test_training_learns(run):
-    _, _, split, params = run
-    start = mlp.init(jax.random.key(0), (64, 8, 10))
-    assert evaluate(params, split.train).loss < 0.8 * evaluate(start, split.train).loss
-    assert evaluate(params, split.validation).accuracy > 0.4
+def test_tuning_records_the_validation_scores_and_does_not_touch_the_test_set(monkeypatch, trainer, run):
+    seen = set()
+    monkeypatch.setattr(fit, "whole", lambda pipeline, part, whole=fit.whole: seen.add(part) or whole(pipeline, part))
+    parts = run.pipeline.parts | {"test": None}  # whoever looks at it fails
+    monkeypatch.setattr(trainer, "_pipeline", lambda config: dataclasses.replace(run.pipeline, parts=parts))
+    recorded = job.tune(trainer, CONFIG)
+    loss, accuracy = by_hand(run.end, run.pipeline.parts["validation"])
+    assert recorded.pop("seconds") > 0 and seen == {"train", "validation"}
+    assert recorded == {
+        "diverged": False,
+        "validation_accuracy": pytest.approx(accuracy, rel=1e-6),
+        "validation_loss": pytest.approx(loss, rel=1e-5),
+    }
+    with pytest.raises(TypeError):
+        job.test(trainer, CONFIG, WANTED)
 
 
-def test_tuning_records_the_validation_scores(run):
-    trainer, optim, split, params = run
-    loss, accuracy = by_hand(params, split.validation)
-    recorded = compare._tune(trainer, optim, split, 4)
-    assert recorded["validation_accuracy"] == accuracy
-    np.testing.assert_allclose(recorded["validation_loss"], loss, rtol=1e-5)
+def test_a_final_run_records_scores_and_the_flatness_of_the_training_loss(trainer, run):
+    measure = ("eigenvalues", "trace", "flatness")
+    recorded = job.test(trainer, CONFIG, WANTED._replace(measure=measure))
+    test, train = (by_hand(run.end, run.pipeline.parts[part]) for part in ("test", "train"))
+    found = [recorded[f"{part}_{name}"] for part in ("test", "train") for name in ("loss", "accuracy")]
+    np.testing.assert_allclose(found, [*test, *train], rtol=1e-5)
+    assert recorded["generalization_gap"] == recorded["test_loss"] - recorded["train_loss"]
+    images = jax.tree.map(lambda rows: rows[:50], fit.whole(run.pipeline, "train"))
+    for stage, state in (("half", run.half), ("end", run.end)):
+        flat, unravel = jax.flatten_util.ravel_pytree(state.params)
+        loss_fn = jax.jit(lambda vector, unravel=unravel: trainer.loss_fn(unravel(vector), (images, {})))
+        eigenvalues = np.linalg.eigvalsh(jax.hessian(loss_fn)(flat))
+        np.testing.assert_allclose(recorded[stage]["eigenvalues"], eigenvalues[:-3:-1], rtol=1e-3)
+        assert abs(recorded[stage]["trace"] - eigenvalues.sum()) < 10 * recorded[stage]["trace_standard_error"]
+        gradient = np.linalg.norm(jax.grad(loss_fn)(flat))
+        assert 0 < recorded[stage]["R0"][0] and 0.1 * gradient <= recorded[stage]["R1"][0] * (1 + 1e-6)
+    assert recorded["half"] != recorded["end"]
 
 
-def test_final_run_records_test_accuracy_and_the_curvature_of_the_training_loss(run):
-    trainer, optim, split, params = run
-    recorded = compare._test(trainer, optim, split, 4)
-    assert recorded["test_accuracy"] == by_hand(params, split.test)[1]
-    loss, accuracy = by_hand(params, split.train)
-    assert recorded["train_accuracy"] == accuracy
-    np.testing.assert_allclose(recorded["train_loss"], loss, rtol=1e-5)
-    flat, unravel = jax.flatten_util.ravel_pytree(params)
-    hessian = jax.jit(jax.hessian(lambda vector: loss_fn(unravel(vector), split.train)))(flat)
-    np.testing.assert_allclose(recorded["top_eigenvalue"], np.linalg.eigvalsh(hessian)[-1], rtol=1e-3)
+def test_a_run_that_diverges_is_a_result(trainer):
+    config = dataclasses.replace(CONFIG, optim=dataclasses.replace(PLAIN, learning_rate=1e30))
+    recorded = job.test(trainer, config, WANTED._replace(measure=("eigenvalues",)))
+    assert recorded.pop("diverged") and recorded.pop("seconds") > 0
+    assert set(recorded.values()) == {None} and {"half", "end", "test_accuracy"} < {*recorded}
+    assert job.tune(trainer, config)["validation_accuracy"] is None
 
 
-def test_a_run_that_diverges_is_recorded_as_such(run):
-    trainer, optim, split, _ = run
-    recorded = compare._test(trainer, dataclasses.replace(optim, learning_rate=1e30), split, 4)
-    assert recorded["train_loss"] is None and recorded["top_eigenvalue"] is None
+def test_a_loss_that_is_not_finite_within_a_ball_is_no_fault():
+    def measure():
+        raise ValueError("the maximum over the ball must be finite, got inf within rho=1.0")
+
+    assert job._value(measure) is None
+    with pytest.raises(ZeroDivisionError):
+        job._value(lambda: 1 / 0)
 
 
-def test_seed_decides_start_and_order_and_no_method_changes_them(run):
-    trainer, optim, split, params = run
-    again, other = (trainer.fit(optim, seed, split.train)[0] for seed in (4, 5))
-    for a, b, c in zip(*map(jax.tree.leaves, (params, again, other)), strict=True):
+def test_one_program_serves_all_numbers_and_seeds_and_the_same_seed_gives_the_same_bits(monkeypatch, trainer, run):
+    monkeypatch.setattr(fit, "assemble", lambda *_: pytest.fail("made another program"))
+    other = dataclasses.replace(
+        CONFIG,
+        seed=5,
+        data=dataclasses.replace(CONFIG.data, noise=0.1, split_seed=5),
+        optim=dataclasses.replace(PLAIN, learning_rate=0.02, momentum=0.5),
+    )
+    again, changed = trainer.fit(CONFIG), trainer.fit(other)
+    for a, b, c in zip(*(jax.tree.leaves(r.end.params) for r in (run, again, changed)), strict=True):
         np.testing.assert_array_equal(a, b)
         assert (np.asarray(a) != np.asarray(c)).any()
-    standing = dataclasses.replace(optim, learning_rate=0.0)
-    starts = [
-        trainer.fit(config, 4, split.train)[0]
-        for config in (standing, dataclasses.replace(standing, method="sam", sam_rho=0.1))
-    ]
-    jax.tree.map(np.testing.assert_array_equal, *starts)
+
+
+def test_no_method_changes_what_the_seed_decides(trainer):
+    standing = [dataclasses.replace(optim, learning_rate=0.0) for optim in (PLAIN, SAM)]
+    starts = [trainer.fit(dataclasses.replace(CONFIG, optim=optim)) for optim in standing]
+    jax.tree.map(np.testing.assert_array_equal, *(start.end.params for start in starts))
+    for a, b in zip(*(start.pipeline.parts["train"] for start in starts), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -16,7 +16,7 @@ import pytest
 
 from experiments import figures
 from experiments.main import main
-from experiments.measure import plain
+from experiments.quantities import plain
 from experiments.restore import restore
 from gam_jax import flatness
 from tests.experiments.runs import ROOT, refused, state, use_convnet

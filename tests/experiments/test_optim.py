@@ -198,10 +198,18 @@ def test_a_budget_beyond_a_grid_is_refused():
         trials(config, "plain")
 
 
+def tuned(*scores):
+    names = ("trial", "validation_accuracy", "validation_loss")
+    return [dict(zip(names, score, strict=True), diverged=score[1] is None) for score in scores]
+
+
 def test_best_trial_has_the_best_mean_accuracy_and_then_the_lowest_loss():
-    scores = [(0, 0.9, 1.0), (0, 0.7, 1.0), (1, 0.8, 0.9), (1, 0.8, 0.9), (2, 0.85, 3.0), (2, 0.75, None)]
-    records = [
-        {"trial": trial, "validation_accuracy": accuracy, "validation_loss": loss} for trial, accuracy, loss in scores
-    ]
-    assert best_trial(records) == 1
-    assert best_trial([*records, {"trial": 3, "validation_accuracy": 0.81, "validation_loss": None}]) == 3
+    records = tuned((0, 0.9, 1.0), (0, 0.7, 1.0), (1, 0.8, 0.9), (1, 0.8, 0.9), (2, 0.85, 3.0), (2, 0.75, 2.0))
+    assert best_trial(records) == 1 and best_trial([*records, *tuned((3, 0.81, 9.0))]) == 3
+    assert best_trial(tuned((2, 0.5, 1.0), (1, 0.5, 1.0))) == 1  # in whatever order they were recorded
+
+
+def test_a_trial_that_diverged_loses_against_every_other():
+    diverged = tuned((0, 0.9, 0.1), (0, None, None), (1, None, None))
+    assert best_trial([*diverged, *tuned((2, 0.01, 90.0))]) == 2
+    assert best_trial(diverged) == 0

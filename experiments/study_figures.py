@@ -1,0 +1,62 @@
+"""Pictures of a comparison beyond its result: accuracy over label noise, and flatness over radius and time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import NullLocator
+
+from experiments.config import CompareConfig
+from experiments.optim import label
+from experiments.picture import COLORS, save, style
+from experiments.store import Record
+from experiments.summary import Estimate, Row, values
+
+
+def draw_noise(config: CompareConfig, summary: Sequence[Row]) -> Path:
+    """Test accuracy over the share of wrong labels, with standard errors (Fig. C.2 of the paper)."""
+    with style():
+        figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+        for method in config.methods:
+            rows = sorted((row for row in summary if row.method == method), key=lambda row: row.noise)
+            x, accuracy = [100 * row.noise for row in rows], [row.test_accuracy for row in rows]
+            name = label(method, config.base)
+            means, errors = zip(*accuracy, strict=True)
+            axis.errorbar(x, means, errors, marker="o", markersize=4, capsize=3, color=COLORS[method], label=name)
+        axis.set(xlabel="training labels that are wrong, %", ylabel="test accuracy, %")
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+        return save(figure, config.workdir / "noise.png")
+
+
+def draw_flatness(config: CompareConfig, records: Sequence[Record]) -> Path:
+    """R1 over the radius, and the top eigenvalues, at half-time and at the end (Fig. 3); a row per noise level."""
+    wanted = [quantity for quantity in ("flatness", "eigenvalues") if quantity in config.measure]
+    rows, columns = len(config.noise), 2 * len(wanted)
+    size = (1.5 + 3.0 * columns, 0.9 + 2.9 * rows)
+    with style():
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+        figure.set_layout_engine("constrained")
+        for noise, line in zip(config.noise, axes, strict=True):
+            panels = [(quantity, stage) for quantity in wanted for stage in ("half", "end")]
+            for axis, (quantity, stage) in zip(line, panels, strict=True):
+                radii = quantity == "flatness"
+                places = np.array(config.rho) if radii else 1 + np.arange(config.k)
+                for method in config.methods:
+                    path = (stage, "R1" if radii else "eigenvalues")
+                    runs = [values(records, noise, method, *path, i) for i in range(len(places))]
+                    means, errors = zip(*map(Estimate.of, runs), strict=True)
+                    name = label(method, config.base)
+                    axis.errorbar(places, means, errors, marker="o", markersize=3, color=COLORS[method], label=name)
+                axis.set(yscale="log", xscale="log" if radii else "linear", xlabel="radius ρ" if radii else "rank")
+                axis.set_xticks(places, [f"{place:g}" for place in places])
+                axis.xaxis.set_minor_locator(NullLocator())
+                axis.set_title(f"{noise:.0%} wrong, {'half-time' if stage == 'half' else 'end'}", fontsize=10)
+                axis.grid(alpha=0.3)
+            for axis, end, quantity in zip(line[::2], line[1::2], wanted, strict=True):
+                end.sharey(axis)
+                axis.set_ylabel("R1" if quantity == "flatness" else "Hessian eigenvalue")
+        handles = axes[0, 0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside upper center", ncols=5, frameon=False)
+        return save(figure, config.workdir / "flatness.png")

@@ -1,0 +1,121 @@
+"""The tables of a comparison: its result, paired differences, and which hyper-parameters were chosen from which."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+from experiments.config import CompareConfig
+from experiments.optim import HYPERPARAMETERS, label
+from experiments.search import grid_size, method_grid
+from experiments.store import Record
+from experiments.summary import Difference, Estimate, Row, difference
+
+
+def tuned_names(config: CompareConfig) -> list[str]:
+    """The hyper-parameters of all methods that are compared, in the order of the grid."""
+    used = {name for method in config.methods for name in HYPERPARAMETERS[method]}
+    return [field.name for field in dataclasses.fields(config.grid) if field.name in used]
+
+
+def result_table(config: CompareConfig, summary: Sequence[Row]) -> str:
+    """The result, aligned for a terminal and valid Markdown at once."""
+    base = summary[0].method
+    header = ["wrong labels", "method", "test accuracy %", f"over {label(base, config.base)}", "training loss"]
+    header += ["top eigenvalue"] if "eigenvalues" in config.measure else []
+    rows = []
+    for row in summary:
+        diverged = f" ({row.diverged} of {config.seeds} diverged)" if row.diverged else ""
+        cells = [
+            f"{row.noise:.0%}",
+            label(row.method, config.base),
+            plus_minus(row.test_accuracy, 2) + diverged,
+            "" if row.method == base else signed(row.gain.estimate),
+            plus_minus(row.train_loss, 3),
+        ]
+        cells += [plus_minus(row.top_eigenvalue, 2)] if row.top_eigenvalue else []
+        rows.append([*cells, f"{row.time_ratio:.1f} x", f"{row.flop_ratio:.2f} x"])
+    return markdown([*header, "step time", "step FLOPs"], rows)
+
+
+def paired_table(config: CompareConfig, records: Sequence[Record]) -> str:
+    """Every method against every other one, at each noise level."""
+    rows = []
+    for noise, (other, method) in itertools.product(config.noise, itertools.combinations(config.methods, 2)):
+        found = difference(records, noise, method, other)
+        names = f"{label(method, config.base)} - {label(other, config.base)}"
+        rows.append([f"{noise:.0%}", names, *_cells(found, config.seeds)])
+    return markdown(["wrong labels", "methods", "difference", "better in", "worse in", "equal in"], rows)
+
+
+def _cells(found: Difference, seeds: int) -> list[str]:
+    return [signed(found.estimate), *map(str, (found.wins, found.losses, seeds - found.wins - found.losses))]
+
+
+def chosen_table(config: CompareConfig, records: Sequence[Record]) -> str:
+    """What the validation data chose, with its mean validation accuracy, and how many runs of the tuning diverged."""
+    names, rows = tuned_names(config), []
+    for record in chosen(config, records):
+        mine = [r for r in records if r["kind"] == "tune" and _about(r) == _about(record)]
+        scores = [r["validation_accuracy"] for r in mine if r["hyperparameters"] == record["hyperparameters"]]
+        found = [f"{record['hyperparameters'].get(name, '')}" for name in names]
+        validation = "diverged" if None in scores else f"{100 * sum(scores) / len(scores):.2f}"
+        diverged = f"{sum(r['diverged'] for r in mine)} of {len(mine)}"
+        rows.append([f"{record['noise']:.0%}", label(record["method"], config.base), *found, validation, diverged])
+    return markdown(["wrong labels", "method", *names, "validation accuracy %", "tuning runs that diverged"], rows)
+
+
+def grid_table(config: CompareConfig) -> str:
+    """The grid of each method, and how much of it was tried."""
+    names, rows = tuned_names(config), []
+    for method in config.methods:
+        grid = method_grid(config, method)
+        values = [", ".join(f"{value:g}" for value in grid.get(name, ())) for name in names]
+        rows.append([label(method, config.base), *values, f"{config.trials} of {grid_size(config, method)}"])
+    return markdown(["grid", *names, "points tried"], rows)
+
+
+def edges(config: CompareConfig, records: Sequence[Record]) -> list[str]:
+    """Which chosen values are the smallest or the largest that could be chosen: the best may lie beyond."""
+    found = []
+    for record in chosen(config, records):
+        for name, value in record["hyperparameters"].items():
+            grid = method_grid(config, record["method"])[name]
+            if len(grid) > 1 and value in (min(grid), max(grid)):
+                which = "smallest" if value == min(grid) else "largest"
+                method = label(record["method"], config.base)
+                found.append(f"{method} at {record['noise']:.0%}: {name} = {value:g} is the {which} value of its grid")
+    return found
+
+
+def chosen(config: CompareConfig, records: Sequence[Record]) -> list[Record]:
+    """One final run for each noise level and method, which has the hyper-parameters that were chosen."""
+    return [record for record in final(config, records) if record["seed"] == 0]
+
+
+def final(config: CompareConfig, records: Sequence[Record]) -> list[Record]:
+    """The final runs, ordered by noise, method and seed."""
+    runs = [record for record in records if record["kind"] == "test"]
+    return sorted(runs, key=lambda r: (r["noise"], config.methods.index(r["method"]), r["seed"]))
+
+
+def _about(record: Record) -> tuple[float, str]:
+    return record["noise"], record["method"]
+
+
+def plus_minus(estimate: Estimate, digits: int) -> str:
+    """A mean and its standard error."""
+    return f"{estimate.mean:.{digits}f} ± {estimate.error:.{digits}f}"
+
+
+def signed(estimate: Estimate) -> str:
+    """A difference and its standard error."""
+    return f"{estimate.mean:+.2f} ± {estimate.error:.2f}"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns line up."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
