@@ -52,7 +52,7 @@ def train(
     clock = _Clock()
     with _stop_signal() as is_asked_to_stop:
         for step in range(start + 1, setup.steps + 1):
-            state = programs.step(state, clock.wait_for(batches))
+            state = programs.step(state, clock.wait_for(batches), step - 1)
             progress.advance(step)
             if setup.is_logged(step):
                 record = _record(setup, state, step) | clock.times(setup.config.batch_size)

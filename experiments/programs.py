@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from experiments.data import Batch, Part
 from experiments.mesh import Mesh
 from experiments.models import pretrained
-from experiments.setup import Setup
+from experiments.setup import Setup, make_chain
 from experiments.state import AVERAGING, Sums, TrainState
 from experiments.step import evaluation_step, train_step
 
@@ -41,7 +42,7 @@ class Programs:
     def lower(self, step: Callable[[TrainState, Batch], TrainState] | None = None) -> Any:
         """Traces the training step, or another one in its place; the mesh may be of devices that do not exist."""
         setup = self._setup
-        step = step or functools.partial(train_step, setup.config, setup.seen, setup.loss_fn, setup.chain.tx)
+        step = step or self._train_step(setup.chain.tx)
         size, shape = setup.config.batch_size, setup.pipeline.data_set.image_shape
         of: Any = functools.partial(jax.ShapeDtypeStruct, sharding=self._mesh.batch)
         columns = (of((size,), dtype) for dtype in (np.int32, np.int32, np.float32))
@@ -50,15 +51,33 @@ class Programs:
         return jax.jit(step, **shardings, donate_argnums=0).lower(self.abstract, batch)
 
     def compile(self) -> dict[str, Any]:
-        """Compiles the training step, the only expensive program; returns what XLA says of it."""
+        """Compiles the training step, the only expensive program; returns what XLA says of it.
+
+        With an interval there are two: one for the steps on which the method acts and one for those between. A branch
+        inside one program would cost more: it cannot share the gradient outside, and XLA's convolutions are up to 25
+        times slower in a branch on the CPU (jax issue 12868).
+        """
         start = time.perf_counter()
-        self._compiled = self.lower().compile()
-        memory = self._compiled.memory_analysis()
+        phases = (True,) if self._setup.config.optim.interval == 1 else (True, False)
+        self._compiled = {acts: self._lower_phase(acts).compile() for acts in phases}
+        memory = self._compiled[True].memory_analysis()
+        flops = {acts: (compiled.cost_analysis() or {}).get("flops") for acts, compiled in self._compiled.items()}
         return {
             "compile_seconds": time.perf_counter() - start,
-            "flops_per_step": (self._compiled.cost_analysis() or {}).get("flops"),
+            "flops_per_step": flops[True],
+            **({"flops_per_step_between": flops[False]} if False in flops else {}),
             "temporary_bytes": getattr(memory, "temp_size_in_bytes", None),
         }
+
+    def _lower_phase(self, acts: bool) -> Any:
+        """Traces the step on which the method acts, or that between."""
+        setup = self._setup
+        chain = make_chain(setup.config.optim, setup.loss_fn, setup.steps, interval=lambda count: acts)
+        return self.lower(self._train_step(chain.tx))
+
+    def _train_step(self, tx: optax.GradientTransformationExtraArgs) -> Callable[[TrainState, Batch], TrainState]:
+        setup = self._setup
+        return functools.partial(train_step, setup.config, setup.seen, setup.loss_fn, tx)
 
     def create(self) -> TrainState:
         """The state before the first step, made where it is to lie; with pretrained weights if there are some."""
@@ -68,11 +87,12 @@ class Programs:
         params, model_state = pretrained.load(config.pretrained, config, state.params, state.model_state)
         return state._replace(params=params, model_state=model_state)
 
-    def step(self, state: TrainState, batch: Batch) -> TrainState:
-        """The state after one more step; the old one is gone."""
+    def step(self, state: TrainState, batch: Batch, count: int) -> TrainState:
+        """The state after one more step, when there were ``count`` before; the old one is gone."""
         on_devices = self._mesh.put(batch)
+        compiled = self._compiled[count % self._setup.config.optim.interval == 0]
         with jax.transfer_guard("disallow"):  # whatever moves between host and device here does so by mistake
-            return self._compiled(state, on_devices)
+            return compiled(state, on_devices)
 
     def without_sums(self, state: TrainState) -> TrainState:
         """The state, to sum up losses from here on."""

@@ -115,13 +115,13 @@ def assemble(config: TrainConfig, pipeline: Pipeline) -> Setup:
     )
 
 
-def make_chain(optim: OptimConfig, loss_fn: LossFn, steps: int) -> Chain:
-    """The optimizer.
+def make_chain(optim: OptimConfig, loss_fn: LossFn, steps: int, **options: Any) -> Chain:
+    """The optimizer; for the options see :func:`experiments.optim.build`.
 
     Raises:
       UserError: if a number does not suit the method.
     """
     try:
-        return build(optim, loss_fn, steps, has_aux=True)
+        return build(optim, loss_fn, steps, has_aux=True, **options)
     except ValueError as error:  # of gam_jax or optax
         raise UserError(f"{optim.method!r}: {error}") from error

@@ -24,7 +24,8 @@ class Options:
     Attributes:
       has_aux: the loss returns ``(loss, aux)``. A chain link drops aux; ``gam_value_and_grad`` returns it.
       interval: the method acts on steps 0, k, 2k, ... only; the others cost nothing beyond the caller's gradient. An
-        integer k >= 1, or a function step count -> bool.
+        integer k >= 1, or a function step count -> bool. A Python bool (not an array) decides while tracing: for two
+        programs, one for the steps that act and one for the others, between which the training loop chooses.
       between: what happens on the other steps. "skip" (default) passes the updates on unchanged. "hold" adds the last
         term again: what the method added to the updates on the last step on which it acted, coefficients included
         (for a method that replaces them, the difference of its result to the clean gradient). The state then holds

@@ -118,10 +118,12 @@ def on_interval(
 ) -> Any:
     """``act()`` on the steps of the interval, else ``rest()``; only one of them runs."""
     if callable(interval):
-        return jax.lax.cond(interval(count), act, rest)
-    if isinstance(interval, int) and interval == 1:
-        return act()
-    return jax.lax.cond(count % interval == 0, act, rest)
+        acts = interval(count)
+    else:
+        acts = True if isinstance(interval, int) and interval == 1 else count % interval == 0
+    if isinstance(acts, bool):
+        return act() if acts else rest()
+    return jax.lax.cond(acts, act, rest)
 
 
 def keep_finite(new: Any, last: Any) -> Any:

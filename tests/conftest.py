@@ -2,13 +2,11 @@
 
 import os
 
-_FLAGS = (
-    os.environ.get("XLA_FLAGS", ""),
-    "--xla_force_host_platform_device_count=8",
-    "--xla_backend_optimization_level=0",  # LLVM's: most of the time goes into compiling, XLA's own passes stay
-    "--xla_llvm_disable_expensive_passes=true",
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    # of LLVM alone, as most of the time goes into compiling; XLA's own passes stay
+    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
-os.environ["XLA_FLAGS"] = " ".join(_FLAGS)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax

@@ -47,8 +47,8 @@ def trained(config):
     programs = Programs(setup, make_mesh(DevicesConfig(), config.batch_size))
     programs.compile()
     state = programs.create()
-    for batch in itertools.islice(setup.pipeline.train(0), setup.steps):
-        state = programs.step(state, batch)
+    for step, batch in enumerate(itertools.islice(setup.pipeline.train(0), setup.steps)):
+        state = programs.step(state, batch, step)
     return setup, state, programs.evaluate(state.params, state.model_state, "train", "validation", "test")
 
 

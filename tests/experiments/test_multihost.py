@@ -25,10 +25,10 @@ from experiments import main, programs
 
 step = programs.Programs.step
 
-def interrupted(self, state, batch):
-    if int(state.step) == 7:
+def interrupted(self, state, batch, count):
+    if count == 7:
         os.kill(os.getpid(), signal.{signal})
-    return step(self, state, batch)
+    return step(self, state, batch, count)
 
 programs.Programs.step = interrupted
 sys.exit(main.main(sys.argv[1:]))

@@ -71,9 +71,9 @@ def interrupt(monkeypatch, step, sent=signal.SIGTERM):
     """Makes the run get a signal during a step."""
     original = programs.Programs.step
 
-    def interrupted(self, state, batch):
-        state = original(self, state, batch)
-        if int(state.step) == step:
+    def interrupted(self, state, batch, count):
+        state = original(self, state, batch, count)
+        if count + 1 == step:
             os.kill(os.getpid(), sent)
         return state
 

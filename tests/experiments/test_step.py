@@ -23,7 +23,7 @@ from experiments.optim import OptimConfig
 from experiments.programs import Programs
 from experiments.setup import set_up
 from experiments.state import Sums, checksums
-from experiments.step import cross_entropy, evaluation_step, rank
+from experiments.step import cross_entropy, evaluation_step, rank, train_step
 from tests.experiments.runs import train, use_convnet
 
 PLAIN = OptimConfig(method="plain", learning_rate=0.1, weight_decay=0.02, momentum=0.9)
@@ -31,6 +31,7 @@ OPTIM = {
     "plain": PLAIN,
     "sam": dataclasses.replace(PLAIN, method="sam", sam_rho=0.1),
     "gam": dataclasses.replace(PLAIN, method="gam", gam_rho=0.1, gam_alpha=0.5),
+    "held": dataclasses.replace(PLAIN, method="gam", gam_rho=0.1, gam_alpha=0.5, interval=2, between="hold"),
 }
 MODEL = {"mlp": ModelConfig(name="mlp", hidden=(128,)), "convnet": ModelConfig(name="resnet20", dropout=0.5)}
 DATA = DataConfig(name="digits", validation=0.05, train_size=61, noise=0.3, augment="basic")
@@ -76,8 +77,8 @@ def states(count, *of):
     programs, _ = compiled(*of)
     state = programs.create()
     found = [jax.device_get(state)]
-    for batch in batches(count):
-        state = programs.step(state, batch)
+    for step, batch in enumerate(batches(count)):
+        state = programs.step(state, batch, step)
         found.append(jax.device_get(state))
     return found
 
@@ -148,6 +149,17 @@ def test_steps_equal_their_transcription(method):
     assert (found.step, found.broken) == (3, -1)
 
 
+def test_an_interval_has_two_programs_that_are_one_optimizer():
+    setup = setup_of("mlp", "held")
+    step = jax.jit(functools.partial(train_step, setup.config, setup.seen, setup.loss_fn, setup.chain.tx))
+    expected = setup.init()
+    for found, batch in zip(states(4, "mlp", "held")[1:], batches(4), strict=True):
+        expected = step(expected, batch)
+        assert_close(found, jax.device_get(expected))
+    flops, held = compiled("mlp", "plain")[1]["flops_per_step"], compiled("mlp", "held")[1]
+    assert held["flops_per_step_between"] < 1.2 * flops and held["flops_per_step"] > 4 * flops
+
+
 def test_statistics_and_metrics_are_those_of_the_clean_pass():
     (_, plain), (_, gam) = (states(1, "convnet", method) for method in ("plain", "gam"))
     assert_close(gam.model_state, plain.model_state)
@@ -158,11 +170,11 @@ def test_statistics_and_metrics_are_those_of_the_clean_pass():
 def test_the_first_loss_that_is_not_finite_is_remembered():
     programs, _ = compiled("convnet", "plain")
     first, second, third = batches(3)
-    state = programs.step(programs.create(), first)
+    state = programs.step(programs.create(), first, 0)
     assert int(state.broken) == -1
-    state = programs.step(state._replace(params=jax.tree.map(lambda leaf: leaf * jnp.inf, state.params)), second)
+    state = programs.step(state._replace(params=jax.tree.map(lambda leaf: leaf * jnp.inf, state.params)), second, 1)
     assert int(state.broken) == 2
-    assert int(programs.step(state, third).broken) == 2
+    assert int(programs.step(state, third, 2).broken) == 2
 
 
 def test_devices_change_nothing_but_rounding():

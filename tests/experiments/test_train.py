@@ -31,8 +31,8 @@ def watched_iterates():
     """The parameters after each step of the runs inside."""
     seen, original = [], programs.Programs.step
 
-    def watched(self, state, batch):
-        state = original(self, state, batch)
+    def watched(self, state, *arguments):
+        state = original(self, state, *arguments)
         seen.append(jax.tree.map(np.asarray, state.params))
         return state
 
@@ -269,9 +269,9 @@ def test_a_run_that_diverges_stops_and_says_where(capsys, tmp_path):
 def test_a_run_that_diverges_late_names_the_last_good_checkpoint(capsys, tmp_path, monkeypatch):
     original = programs.Programs.step
 
-    def diverging(self, state, batch):
+    def diverging(self, state, batch, count):
         blown = jax.tree.map(lambda leaf: leaf * np.float32(np.inf), state.params)
-        return original(self, state._replace(params=blown) if int(state.step) == 5 else state, batch)
+        return original(self, state._replace(params=blown) if count == 5 else state, batch, count)
 
     monkeypatch.setattr(programs.Programs, "step", diverging)
     assert train(tmp_path, *PLAIN) == 2
