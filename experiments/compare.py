@@ -7,9 +7,10 @@ import rich.progress
 from experiments.config import CompareConfig, require
 from experiments.data import DATA_SETS, open_data
 from experiments.job import Wanted, make_job
-from experiments.optim import OptimConfig, label
+from experiments.optim import OptimConfig
 from experiments.pool import open_pool
 from experiments.provenance import session
+from experiments.recipes import label
 from experiments.search import best_trial, trials
 from experiments.setup import assemble, make_chain
 from experiments.store import Record, Store

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks.count import matmul_flops
+from experiments.benchmarks.hlo import parse
 from experiments.config import Averaging, TrainConfig
 from experiments.data import Array, Batch, Part
 from experiments.data.batches import evaluation_rows
@@ -55,10 +57,13 @@ class Fitted(NamedTuple):
 
 
 class _Ready(NamedTuple):
-    """A run that can start: the compiled ``program(optim, seed, state, images, rows) -> state`` and its arguments."""
+    """A run that can start: the compiled ``program(optim, seed, state, images, rows) -> state`` and its arguments.
+
+    There is one program, or with an interval and single steps two: for those on which the method acts, and the others.
+    """
 
     pipeline: MemoryPipeline
-    program: jax.stages.Compiled
+    programs: dict[bool, Any]
     optim: OptimConfig
     seed: jax.Array
     state: TrainState
@@ -78,7 +83,7 @@ class Trainer:
         """``(params, (batch, model_state)) -> loss``, always the same object: what measures it is compiled once."""
         self._weights = jax.jit(lambda seed: setup.model.init(jax.random.fold_in(jax.random.key(seed), 0)))
         self._add = jax.jit(functools.partial(_evaluate, functools.partial(evaluation_step, setup.model, data_set)))
-        self._methods: dict[Any, tuple[Any, jax.stages.Compiled]] = {}
+        self._methods: dict[Any, tuple[Any, dict[bool, Any]]] = {}
 
     def fit(self, config: TrainConfig) -> Fitted:
         """Trains.
@@ -88,11 +93,13 @@ class Trainer:
         """
         run = self._prepare(config)
         half = state = run.state
-        diverged = False
+        diverged, step = False, 0
         start = time.perf_counter()
         for epoch in range(config.epochs):
             for rows in _calls(config, run.pipeline.order(epoch)):
-                state = run.program(run.optim, run.seed, state, run.images, rows)
+                program = run.programs[len(run.programs) == 1 or step % config.optim.interval == 0]
+                state = program(run.optim, run.seed, state, run.images, rows)
+                step += len(rows)
             diverged = int(state.broken) >= 0
             if diverged:
                 break
@@ -109,9 +116,13 @@ class Trainer:
         means = sums.means(pipeline.data_set.num_classes)
         return Scores(means["loss"], means["accuracy"])
 
-    def flops_per_step(self, config: TrainConfig) -> float | None:
-        """Floating-point operations of one step as XLA counts them, which counts the body of a loop once."""
-        return (self._prepare(config).program.cost_analysis() or {}).get("flops")
+    def flops_per_step(self, config: TrainConfig) -> float:
+        """Floating-point operations of one step in matrix products and convolutions; the mean over an interval."""
+        run = self._prepare(config)
+        steps = len(_calls(config, run.pipeline.order(0))[0])
+        acting = parse(run.programs[True].as_text()).total(matmul_flops, max)
+        between = parse(run.programs[min(run.programs)].as_text()).total(matmul_flops, min)
+        return (between + (acting - between) / config.optim.interval) / steps
 
     def _pipeline(self, config: TrainConfig) -> MemoryPipeline:
         return MemoryPipeline.of(self._decoded, config.data, seed=config.seed, batch_size=config.batch_size)
@@ -125,11 +136,20 @@ class Trainer:
         if method not in self._methods:
             setup = assemble(config, pipeline)
             initial = jax.jit(functools.partial(_initial, setup.chain.tx.init, config.averaging))
-            train = jax.jit(functools.partial(_train, setup))
             rows = _calls(config, pipeline.order(0))[0]
-            self._methods[method] = initial, train.lower(optim, seed, initial(weights), images, rows).compile()
-        initial, program = self._methods[method]
-        return _Ready(pipeline, program, optim, seed, initial(weights), images)
+            phases: dict[bool, dict[str, Any]] = {True: {}}
+            if len(rows) == 1 and config.optim.interval > 1:
+                phases = {acts: {"interval": lambda count, acts=acts: acts} for acts in (True, False)}
+            arguments = (optim, seed, initial(weights), images, rows)
+            self._methods[method] = (
+                initial,
+                {
+                    acts: jax.jit(functools.partial(_train, setup, options)).lower(*arguments).compile()
+                    for acts, options in phases.items()
+                },
+            )
+        initial, programs = self._methods[method]
+        return _Ready(pipeline, programs, optim, seed, initial(weights), images)
 
 
 def whole(pipeline: MemoryPipeline, part: Part) -> Batch:
@@ -151,10 +171,16 @@ def _initial(optimizer_init: Callable[[Any], Any], averaging: Averaging, weights
 
 
 def _train(
-    setup: Setup, optim: OptimConfig, seed: jax.Array, state: TrainState, images: Batch, rows: jax.Array
+    setup: Setup,
+    options: dict[str, Any],
+    optim: OptimConfig,
+    seed: jax.Array,
+    state: TrainState,
+    images: Batch,
+    rows: jax.Array,
 ) -> TrainState:
     """Training steps on the images of each of these rows."""
-    tx = make_chain(optim, setup.loss_fn, setup.steps).tx
+    tx = make_chain(optim, setup.loss_fn, setup.steps, **options).tx
     step = functools.partial(train_step, setup.config, setup.seen, setup.loss_fn, tx, seed=seed)
 
     def take(state: TrainState, chosen: jax.Array) -> tuple[TrainState, None]:

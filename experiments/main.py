@@ -38,6 +38,7 @@ def _compare(settings: CompareConfig, command: str) -> None:
     from experiments import compare, picture, report, study_figures  # slow imports, which --help need not wait for
     from experiments.progress import bars
     from experiments.provenance import provenance
+    from experiments.recipes import RECIPES
     from experiments.store import open_store
     from experiments.summary import summarize
     from experiments.tables import result_table
@@ -51,6 +52,8 @@ def _compare(settings: CompareConfig, command: str) -> None:
         pictures = [picture.draw(settings, summary, store.records)]
         if len(settings.noise) > 1:
             pictures.append(study_figures.draw_noise(settings, summary))
+        if not RECIPES.keys().isdisjoint(settings.methods):
+            pictures.append(study_figures.draw_frontier(settings, summary))
         if "flatness" in settings.measure:
             pictures.append(study_figures.draw_flatness(settings, store.records))
         written = [
@@ -139,7 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         """Tune methods on validation data with the same budget each, test them with many seeds, and report.
 
         Writes to --workdir: results.jsonl (one line per run, as they finish), results.csv, report.md, comparison.png;
-        noise.png for several noise levels, flatness.png where --measure has flatness. The runs are shared out among
+        noise.png for several noise levels, frontier.png where cheap recipes take part, flatness.png where --measure has
+        flatness. The runs are shared out among
         --workers processes.
         Ctrl-C loses at most the run in progress; the same command goes on from there.
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import cast
 
 import matplotlib
 
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from experiments.config import CompareConfig
-from experiments.optim import label
+from experiments.recipes import RECIPES, RecipeName, label
 from experiments.store import Record
 from experiments.summary import Estimate, Row, values
 
@@ -31,6 +32,11 @@ COLORS = {
     "fad": "#b5a900",
 }
 """Of each method in all pictures."""
+
+
+def color(name: str) -> str:
+    """Of a method or recipe, the latter from a palette of their own."""
+    return COLORS[name] if name in COLORS else f"C{list(RECIPES).index(cast(RecipeName, name)) % 10}"
 
 
 def style() -> AbstractContextManager[None]:
@@ -74,10 +80,10 @@ def _column(config: CompareConfig, axes: Sequence[Axes], rows: Sequence[Row], re
     """One noise level."""
     for place, row in enumerate(rows):
         runs = values(records, row.noise, row.method, "test_accuracy")
-        _strip(axes[0], place, 100 * runs, row.test_accuracy, COLORS[row.method], "{:.1f}")
+        _strip(axes[0], place, 100 * runs, row.test_accuracy, color(row.method), "{:.1f}")
         if row.top_eigenvalue is not None:
             runs = values(records, row.noise, row.method, "end", "eigenvalues", 0)
-            _strip(axes[1], place, runs, row.top_eigenvalue, COLORS[row.method], "{:#.2g}")
+            _strip(axes[1], place, runs, row.top_eigenvalue, color(row.method), "{:#.2g}")
     for axis in axes:
         axis.grid(axis="y", alpha=0.3)
     for sharpness in axes[1:]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from experiments.compare import TUNING_SEED
 from experiments.config import CompareConfig
-from experiments.optim import label
 from experiments.provenance import provenance
+from experiments.recipes import label
 from experiments.store import Record, write_atomically
 from experiments.summary import Row
 from experiments.tables import chosen_table, edges, final, grid_table, paired_table, result_table, tuned_names
@@ -136,8 +136,7 @@ def _setting(config: CompareConfig, records: Sequence[Record]) -> list[str]:
         "spread evenly over the other classes, in the training set only.",
         f"- Network: {config.model.name}, {_network(config)}; {config.epochs} epochs of batches of "
         f"{config.batch_size}, {config.base} with momentum {config.momentum}, learning rate with a cosine to 0"
-        f"{warmup}, weight decay {decay}"
-        + (f", methods on every {config.interval}th step." if config.interval > 1 else "."),
+        f"{warmup}, weight decay {decay}.",
         f"- Time: {hours['tune']:.2f} hours of tuning and {hours['test']:.2f} hours of final runs, summed over runs on "
         "one core each, compilation and measurements left out.",
         *[

@@ -8,45 +8,45 @@ from typing import Any
 import numpy as np
 
 from experiments.config import CompareConfig, require
-from experiments.optim import HYPERPARAMETERS, METHODS, Method, OptimConfig
+from experiments.optim import METHODS, OptimConfig
+from experiments.recipes import hyperparameters, recipe
 
 _SHARES: dict[str, tuple[str, ...]] = {"accelerated_gam": ("gam_alpha", "beta"), "fad": ("gam_alpha",)}
 """Weights that are shares in these methods: larger values than 1 in the common grid are not for them."""
 
 
-def method_grid(config: CompareConfig, method: Method) -> dict[str, tuple[float, ...]]:
-    """The values that a method may choose from, by hyper-parameter."""
-    shares = _SHARES.get(method, ())
+def method_grid(config: CompareConfig, name: str) -> dict[str, tuple[float, ...]]:
+    """The values that a method or recipe may choose from, by hyper-parameter."""
+    shares = _SHARES.get(name, ())
     return {
-        name: tuple(value for value in getattr(config.grid, name) if value <= 1 or name not in shares)
-        for name in HYPERPARAMETERS[method]
+        field: tuple(value for value in getattr(config.grid, field) if value <= 1 or field not in shares)
+        for field in hyperparameters(name)
     }
 
 
-def grid_size(config: CompareConfig, method: Method) -> int:
-    """Number of settings in the grid of a method."""
-    return math.prod(map(len, method_grid(config, method).values()))
+def grid_size(config: CompareConfig, name: str) -> int:
+    """Number of settings in the grid of a method or recipe."""
+    return math.prod(map(len, method_grid(config, name).values()))
 
 
-def trials(config: CompareConfig, method: Method) -> list[OptimConfig]:
+def trials(config: CompareConfig, name: str) -> list[OptimConfig]:
     """The settings that a method tries: ``config.trials`` distinct points of its grid, in the order of the grid.
 
-    All of the grid where it is that small; otherwise drawn at random, always the same ones.
+    All of the grid where it is that small; otherwise drawn at random, always the same ones. A recipe tries the points
+    of its method.
     """
-    grid = method_grid(config, method)
+    method, _, options = recipe(name)
+    grid = method_grid(config, name)
     points = list(itertools.product(*grid.values()))
     require(
         len(points) >= config.trials,
-        f"every method gets the same number of trials, but the grid of {method!r} has {len(points)} points for "
+        f"every method gets the same number of trials, but the grid of {name!r} has {len(points)} points for "
         f"trials={config.trials}: widen the grid or ask for fewer trials",
     )
     rng = np.random.default_rng([0, METHODS.index(method)])
     drawn = np.sort(rng.choice(len(points), config.trials, replace=False))
-    base: Any = {"base": config.base, "momentum": config.momentum, "warmup": config.warmup}
-    interval = 1 if method == "plain" else config.interval
-    return [
-        OptimConfig(method=method, interval=interval, **base, **dict(zip(grid, points[i], strict=True))) for i in drawn
-    ]
+    base: Any = {"base": config.base, "momentum": config.momentum, "warmup": config.warmup, **options}
+    return [OptimConfig(method=method, **base, **dict(zip(grid, points[i], strict=True))) for i in drawn]
 
 
 def best_trial(records: Iterable[Mapping[str, Any]]) -> int:

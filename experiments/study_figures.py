@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.ticker import NullLocator
 
 from experiments.config import CompareConfig
-from experiments.optim import label
-from experiments.picture import COLORS, save, style
+from experiments.picture import color, save, style
+from experiments.recipes import RECIPES, label
 from experiments.store import Record
 from experiments.summary import Estimate, Row, values
 
@@ -23,11 +23,33 @@ def draw_noise(config: CompareConfig, summary: Sequence[Row]) -> Path:
             x, accuracy = [100 * row.noise for row in rows], [row.test_accuracy for row in rows]
             name = label(method, config.base)
             means, errors = zip(*accuracy, strict=True)
-            axis.errorbar(x, means, errors, marker="o", markersize=4, capsize=3, color=COLORS[method], label=name)
+            axis.errorbar(x, means, errors, marker="o", markersize=4, capsize=3, color=color(method), label=name)
         axis.set(xlabel="training labels that are wrong, %", ylabel="test accuracy, %")
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
         return save(figure, config.workdir / "noise.png")
+
+
+def draw_frontier(config: CompareConfig, summary: Sequence[Row]) -> Path:
+    """What each method gains over the first one, against what its step costs in gradients; a panel per noise level."""
+    with style():
+        size = (7.2 * len(config.noise), 5.2)
+        figure, axes = plt.subplots(1, len(config.noise), figsize=size, squeeze=False, layout="constrained")
+        for noise, axis in zip(config.noise, axes[0], strict=True):
+            for row in (row for row in summary if row.noise == noise):
+                name, gain = label(row.method, config.base), row.gain.estimate
+                is_recipe = row.method in RECIPES
+                mark = {"marker": "o" if is_recipe else "D", "markersize": 5 if is_recipe else 8, "capsize": 2}
+                axis.errorbar(row.flop_ratio, gain.mean, gain.error, color=color(row.method), **mark)
+                axis.annotate(name, (row.flop_ratio, gain.mean), (6, 3), textcoords="offset points", fontsize=8)
+            base = label(config.methods[0], config.base)
+            axis.set(xscale="log", xlabel=f"cost of a step (FLOPs, {base} = 1)", title=f"{noise:.0%} wrong labels")
+            axis.set(ylabel=f"gain in test accuracy over {base}, percentage points")
+            axis.set_xticks([1, 1.5, 2, 3, 4, 5, 6, 7], ["1", "1.5", "2", "3", "4", "5", "6", "7"])
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.margins(x=0.15)
+            axis.grid(alpha=0.3)
+        return save(figure, config.workdir / "frontier.png")
 
 
 def draw_flatness(config: CompareConfig, records: Sequence[Record]) -> Path:
@@ -48,7 +70,7 @@ def draw_flatness(config: CompareConfig, records: Sequence[Record]) -> Path:
                     runs = [values(records, noise, method, *path, i) for i in range(len(places))]
                     means, errors = zip(*map(Estimate.of, runs), strict=True)
                     name = label(method, config.base)
-                    axis.errorbar(places, means, errors, marker="o", markersize=3, color=COLORS[method], label=name)
+                    axis.errorbar(places, means, errors, marker="o", markersize=3, color=color(method), label=name)
                 axis.set(yscale="log", xscale="log" if radii else "linear", xlabel="radius ρ" if radii else "rank")
                 axis.set_xticks(places, [f"{place:g}" for place in places])
                 axis.xaxis.set_minor_locator(NullLocator())

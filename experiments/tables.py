@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Sequence
 
 from experiments.config import CompareConfig
-from experiments.optim import HYPERPARAMETERS, label
+from experiments.recipes import hyperparameters, label
 from experiments.search import grid_size, method_grid
 from experiments.store import Record
 from experiments.summary import Difference, Estimate, Row, difference
@@ -13,7 +13,7 @@ from experiments.summary import Difference, Estimate, Row, difference
 
 def tuned_names(config: CompareConfig) -> list[str]:
     """The hyper-parameters of all methods that are compared, in the order of the grid."""
-    used = {name for method in config.methods for name in HYPERPARAMETERS[method]}
+    used = {name for method in config.methods for name in hyperparameters(method)}
     return [field.name for field in dataclasses.fields(config.grid) if field.name in used]
 
 

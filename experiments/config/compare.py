@@ -10,7 +10,8 @@ from experiments.config.checks import require, require_at_least, require_distinc
 from experiments.config.data import DataConfig
 from experiments.config.model import ModelConfig
 from experiments.config.train import TrainConfig
-from experiments.optim import HYPERPARAMETERS, METHODS, Base, Method, OptimConfig, nearest
+from experiments.optim import Base, Method, OptimConfig, nearest
+from experiments.recipes import ENTRANTS, RecipeName, hyperparameters
 
 Quantity = Literal["eigenvalues", "trace", "flatness"]
 """What can be measured of a trained network beside its accuracy: of the Hessian; R0 and R1."""
@@ -75,10 +76,8 @@ class CompareConfig:
     """Momentum of sgd, or the first decay rate of adamw."""
     warmup: float = 0.0
     """Fraction of the steps in which the learning rate rises linearly to its peak."""
-    interval: int = 1
-    """Apply each method on every so many-th step, and the base optimizer alone on the others."""
-    methods: tuple[Method, ...] = ("plain", "sam", "gam", "sam+gam")
-    """What to compare."""
+    methods: tuple[Method | RecipeName, ...] = ("plain", "sam", "gam", "sam+gam")
+    """What to compare: methods, and recipes that make them cheaper."""
     noise: tuple[float, ...] = (0.0,)
     """Fractions of the training labels that are replaced by a wrong one."""
     trials: int = 16
@@ -121,8 +120,8 @@ class CompareConfig:
         for noise in self.noise:
             require_fraction("noise", noise)
         for method in self.methods:
-            require(method in METHODS, f"unknown method {method!r}{nearest(method, METHODS)}")
-            for name in HYPERPARAMETERS[method]:
+            require(method in ENTRANTS, f"unknown method {method!r}{nearest(method, ENTRANTS)}")
+            for name in hyperparameters(method):
                 require(len(getattr(self.grid, name)) > 0, f"grid.{name} has no values, and {method!r} needs some")
         require_distinct("methods", self.methods)
         require_distinct("noise", self.noise)

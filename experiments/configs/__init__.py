@@ -11,6 +11,7 @@ CompareName = Literal[
     "digits_mlp",
     "digits_cnn",
     "digits_family",
+    "digits_recipes",
     "fashion_mnist_resnet",
     "fashion_mnist_vit",
     "cifar10_resnet",

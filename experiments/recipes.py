@@ -1,0 +1,76 @@
+"""Methods with the options that make them cheaper, by name; a comparison takes them beside the methods."""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+from experiments.optim import HYPERPARAMETERS, LABELS, METHODS, Base, Method
+from experiments.optim import label as method_label
+from gam_jax._types import Between
+
+RecipeName = Literal[
+    "gam_skip_5",
+    "gam_skip_10",
+    "gam_hold_5",
+    "gam_hold_10",
+    "gam_hold_20",
+    "gam_hold_5_bounded",
+    "gam_hold_10_bounded",
+    "gam_rough_ascent",
+    "gam_fifth_of_batch",
+    "sam_hold_2",
+    "sam_hold_5",
+]
+
+
+class Recipe(NamedTuple):
+    """A method with options.
+
+    Attributes:
+      method: the method.
+      label: as it stands in tables; None for the method itself.
+      options: fields of :class:`experiments.optim.OptimConfig` that are not tuned.
+    """
+
+    method: Method
+    label: str | None
+    options: dict[str, Any]
+
+
+def _every(method: Method, interval: int, between: Between, max_ratio: float | None = None) -> Recipe:
+    label = f"{LABELS[method]}, 1 of {interval} steps"
+    label += ", held" if between == "hold" else ""
+    label += "" if max_ratio is None else ", bounded"
+    return Recipe(method, label, {"interval": interval, "between": between, "max_ratio": max_ratio})
+
+
+RECIPES: dict[RecipeName, Recipe] = {
+    "gam_skip_5": _every("gam", 5, "skip"),
+    "gam_skip_10": _every("gam", 10, "skip"),
+    "gam_hold_5": _every("gam", 5, "hold"),
+    "gam_hold_10": _every("gam", 10, "hold"),
+    "gam_hold_20": _every("gam", 20, "hold"),
+    "gam_hold_5_bounded": _every("gam", 5, "hold", 1.0),
+    "gam_hold_10_bounded": _every("gam", 10, "hold", 1.0),
+    "gam_rough_ascent": Recipe("gam", "GAM, rough ascent", {"ascent_hvp": "finite_difference"}),
+    "gam_fifth_of_batch": Recipe("gam", "GAM on a fifth of the batch", {"curvature_share": 5}),
+    "sam_hold_2": _every("sam", 2, "hold"),
+    "sam_hold_5": _every("sam", 5, "hold"),
+}
+ENTRANTS: tuple[str, ...] = (*METHODS, *get_args(RecipeName))
+"""All that can be compared."""
+
+
+def recipe(name: str) -> Recipe:
+    """What a name stands for: a recipe, or a method as it is."""
+    found: Any = name
+    return RECIPES[found] if name in RECIPES else Recipe(found, None, {})
+
+
+def label(name: str, base: Base) -> str:
+    """A method or recipe as people write it; plain has the name of its base optimizer."""
+    method, text, _ = recipe(name)
+    return text or method_label(method, base)
+
+
+def hyperparameters(name: str) -> tuple[str, ...]:
+    """What a method or recipe has to tune."""
+    return HYPERPARAMETERS[recipe(name).method]
