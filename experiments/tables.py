@@ -3,12 +3,13 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 from experiments.config import CompareConfig
 from experiments.recipes import hyperparameters, label
 from experiments.search import grid_size, method_grid
 from experiments.store import Record
-from experiments.summary import Difference, Estimate, Row, difference
+from experiments.summary import Difference, Estimate, Row, difference, values
 
 
 def tuned_names(config: CompareConfig) -> list[str]:
@@ -72,6 +73,28 @@ def grid_table(config: CompareConfig) -> str:
         values = [", ".join(f"{value:g}" for value in grid.get(name, ())) for name in names]
         rows.append([label(method, config.base), *values, f"{config.trials} of {grid_size(config, method)}"])
     return markdown(["grid", *names, "points tried"], rows)
+
+
+def measures(config: CompareConfig, stage: Literal["half", "end"]) -> dict[str, tuple[str | int, ...]]:
+    """What was measured at half-time or at the end, by name, with its place in the record of a run."""
+    found: dict[str, tuple[str | int, ...]] = {}
+    if "flatness" in config.measure:
+        found |= {f"{r} at {rho:g}": (stage, r, i) for r in ("R0", "R1") for i, rho in enumerate(config.rho)}
+    if "eigenvalues" in config.measure:
+        found["top eigenvalue"] = (stage, "eigenvalues", 0)
+    if "trace" in config.measure:
+        found["trace"] = (stage, "trace")
+    return found
+
+
+def flatness_table(config: CompareConfig, records: Sequence[Record], stage: Literal["half", "end"]) -> str:
+    """Mean and standard error of every measure of flatness."""
+    rows = []
+    for noise, method in itertools.product(config.noise, config.methods):
+        found = [Estimate.of(values(records, noise, method, *path)) for path in measures(config, stage).values()]
+        cells = [f"{one.mean:.3g} ± {one.error:.1g}" for one in found]
+        rows.append([f"{noise:.0%}", label(method, config.base), *cells])
+    return markdown(["wrong labels", "method", *measures(config, stage)], rows)
 
 
 def edges(config: CompareConfig, records: Sequence[Record]) -> list[str]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from experiments.benchmarks.chips import Chip
 from experiments.optim import LABELS
-from experiments.report import markdown
 from experiments.store import write_atomically
+from experiments.tables import markdown
 
 Record = dict[str, Any]
 _GB = 1e9

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from experiments.benchmarks.benchmark import Record
 from experiments.benchmarks.timing import Ratio, ratio
 from experiments.picture import save, style
-from experiments.report import markdown
 from experiments.store import write_atomically
+from experiments.tables import markdown
 
 _LIBRARIES = {"jax": "", "torch": "PyTorch: "}
 _COLORS = {"jax": "#d55e00", "torch": "#0072b2"}
