@@ -10,13 +10,13 @@ from typing import Annotated, cast, get_args
 
 import tyro
 
+from experiments import commands
 from experiments.benchmarks.config import AotConfig, BenchmarkConfig
 from experiments.config import (
     CompareConfig,
     DataName,
     FlatnessConfig,
     LandscapeConfig,
-    MeasureConfig,
     Stopped,
     TrainConfig,
     UserError,
@@ -32,96 +32,6 @@ _NAMES_HELP = (
 )
 Job = Callable[[str], None]
 """What a command line asks for; takes the command itself, for the record."""
-
-
-def _compare(settings: CompareConfig, command: str) -> None:
-    from experiments import compare, picture, report, study_figures  # slow imports, which --help need not wait for
-    from experiments.progress import bars
-    from experiments.provenance import provenance
-    from experiments.recipes import RECIPES
-    from experiments.store import open_store
-    from experiments.summary import summarize
-    from experiments.tables import result_table
-
-    compare.check(settings)
-    identity = {"config": settings.identity(), "made_with": provenance()}
-    with open_store(settings.workdir, identity) as store:
-        with bars() as bar:
-            compare.compare(settings, store, bar, command)
-        summary = summarize(settings, store.records)
-        pictures = [picture.draw(settings, summary, store.records)]
-        if len(settings.noise) > 1:
-            pictures.append(study_figures.draw_noise(settings, summary))
-        if not RECIPES.keys().isdisjoint(settings.methods):
-            pictures.append(study_figures.draw_frontier(settings, summary))
-        if "flatness" in settings.measure:
-            pictures.append(study_figures.draw_flatness(settings, store.records))
-        written = [
-            *pictures,
-            report.write_csv(settings, store.records),
-            report.write_markdown(settings, summary, store.records, pictures),
-        ]
-    print(result_table(settings, summary))
-    _print_written([*written, settings.workdir / "results.jsonl"])
-
-
-def _train(settings: TrainConfig, command: str) -> None:
-    from experiments.mesh import is_first, start
-    from experiments.run import run
-
-    start(settings.devices)
-    scores = run(settings, command)
-    if not is_first():
-        return
-    print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in scores.items()))
-    print(f"wrote {settings.workdir}: config.json, metrics.jsonl, curves.png, tensorboard, checkpoints")
-
-
-def _prepare(data: DataName, folder: Path, archives: Path | None, trust_archives: bool) -> None:
-    from experiments.prepare import prepare
-
-    prepare(data, folder, archives, trust_archives=trust_archives)
-
-
-def _measure(kind: str, settings: MeasureConfig, command: str) -> None:
-    from experiments import figures, measure
-    from experiments.progress import bars
-    from experiments.restore import restore
-
-    runs = [restore(place) for place in settings.checkpoint]
-    measure.check(settings, runs)
-    with bars() as bar:
-        results = measure.measure_all(kind, runs, settings, bar)
-    print(figures.TABLES[kind](results))
-    _print_written(figures.DRAW[kind](results, settings.output))
-
-
-def _benchmark(settings: BenchmarkConfig, command: str) -> None:
-    from experiments.benchmarks import benchmark_report
-    from experiments.benchmarks.benchmark import benchmark, results_path
-
-    results = benchmark(settings, command, lambda line: print(line, file=sys.stderr, flush=True))
-    for network in settings.networks:
-        print(f"{network}: {benchmark_report.base_sentence(results, network)}")
-        print(benchmark_report.table(results, network))
-    written = [results_path(settings), benchmark_report.write_markdown(results, settings.workdir)]
-    if settings.rounds:
-        written.append(benchmark_report.draw(results, settings.workdir))
-    _print_written(written)
-
-
-def _aot(settings: AotConfig, command: str) -> None:
-    import jax
-
-    jax.config.update("jax_platforms", "cpu")  # the TPU's compiler is all that is needed of it
-    from experiments.benchmarks.aot import compile_all
-
-    report = compile_all(settings, command, lambda line: print(line, flush=True))
-    _print_written([report.with_suffix(".json"), report])
-
-
-def _print_written(paths: Sequence[Path]) -> None:
-    print("wrote " + ", ".join(map(str, paths)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,15 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         Writes to --workdir: results.jsonl (one line per run, as they finish), results.csv, report.md, comparison.png;
         noise.png for several noise levels, frontier.png where cheap recipes take part, flatness.png where --measure has
-        flatness. The runs are shared out among
-        --workers processes.
-        Ctrl-C loses at most the run in progress; the same command goes on from there.
+        flatness. The runs are shared out among --workers processes. Ctrl-C loses at most the runs in progress; the same
+        command goes on from there.
 
         Args:
           config: name of a study; its values are the defaults below.
           settings: changes to it.
         """
-        return functools.partial(_compare, settings)
+        return functools.partial(commands.run_compare, settings)
 
     def train(
         config: Annotated[str, tyro.conf.arg(metavar="NAME", help=_NAMES_HELP)],
@@ -169,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
           settings: changes to it.
         """
         load_train(config, method)  # refuses an unknown name
-        return functools.partial(_train, settings)
+        return functools.partial(commands.run_train, settings)
 
     def prepare(
         data: DataName,
@@ -187,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             needs it: it cannot be downloaded freely.
           trust_archives: also read archives whose checksum is not the one that tfds has recorded.
         """
-        return lambda command: _prepare(data, folder, archives, trust_archives)
+        return lambda command: commands.run_prepare(data, folder, archives, trust_archives)
 
     def flatness(settings: Annotated[FlatnessConfig, tyro.conf.arg(name="")]) -> Job:
         """Measure how flat trained networks are, and draw them together.
@@ -199,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Args:
           settings: what to measure.
         """
-        return functools.partial(_measure, "flatness", settings)
+        return functools.partial(commands.run_measure, "flatness", settings)
 
     def landscape(settings: Annotated[LandscapeConfig, tyro.conf.arg(name="")]) -> Job:
         """Draw the training loss around trained networks, along filter-normalised random directions.
@@ -211,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Args:
           settings: what to draw.
         """
-        return functools.partial(_measure, "landscape", settings)
+        return functools.partial(commands.run_measure, "landscape", settings)
 
     def benchmark(settings: Annotated[BenchmarkConfig, tyro.conf.arg(name="")]) -> Job:
         """Measure what a training step costs with every method, relative to SGD's: time, FLOPs, memory, compilation.
@@ -222,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Args:
           settings: what to measure.
         """
-        return functools.partial(_benchmark, settings)
+        return functools.partial(commands.run_benchmark, settings)
 
     def aot(
         settings: Annotated[AotConfig, tyro.conf.arg(name="")] = compilation,
@@ -236,9 +145,9 @@ def main(argv: Sequence[str] | None = None) -> int:
           settings: what to compile.
         """
         load_train(settings.config, method)  # refuses an unknown name
-        return functools.partial(_aot, settings)
+        return functools.partial(commands.run_aot, settings)
 
-    commands: dict[str, Callable[..., Job]] = {
+    subcommands: dict[str, Callable[..., Job]] = {
         "compare": compare,
         "train": train,
         "prepare": prepare,
@@ -249,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     try:
         job = tyro.extras.subcommand_cli_from_dict(
-            commands,
+            subcommands,
             args=arguments,
             prog="python -m experiments.main",
             description="Experiments with gam_jax.",

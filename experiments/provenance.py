@@ -15,7 +15,7 @@ import gam_jax
 
 _APART = frozenset(
     """
-    main.py report.py tables.py summary.py picture.py figures.py study_figures.py curves.py progress.py prepare.py
+    main.py commands.py correlation.py report.py tables.py summary.py picture.py figures.py study_figures.py curves.py progress.py prepare.py
     benchmarks
     """.split()
 )

@@ -1,0 +1,106 @@
+"""What the commands of the command line do: each runs, prints its result and says what it has written."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.benchmarks.config import AotConfig, BenchmarkConfig
+from experiments.config import CompareConfig, DataName, MeasureConfig, TrainConfig
+
+# The imports inside the functions are slow ones, which --help need not wait for.
+
+
+def run_compare(settings: CompareConfig, command: str) -> None:
+    """Tunes and tests methods, and reports."""
+    from experiments import compare, picture, report, study_figures
+    from experiments.progress import bars
+    from experiments.provenance import provenance
+    from experiments.recipes import RECIPES
+    from experiments.store import open_store
+    from experiments.summary import summarize
+    from experiments.tables import result_table
+
+    compare.check(settings)
+    identity = {"config": settings.identity(), "made_with": provenance()}
+    with open_store(settings.workdir, identity) as store:
+        with bars() as bar:
+            compare.compare(settings, store, bar, command)
+        summary = summarize(settings, store.records)
+        pictures = [picture.draw(settings, summary, store.records)]
+        if len(settings.noise) > 1:
+            pictures.append(study_figures.draw_noise(settings, summary))
+        if not RECIPES.keys().isdisjoint(settings.methods):
+            pictures.append(study_figures.draw_frontier(settings, summary))
+        if "flatness" in settings.measure:
+            pictures.append(study_figures.draw_flatness(settings, store.records))
+        written = [
+            *pictures,
+            report.write_csv(settings, store.records),
+            report.write_markdown(settings, summary, store.records, pictures),
+        ]
+    print(result_table(settings, summary))
+    _print_written([*written, settings.workdir / "results.jsonl"])
+
+
+def run_train(settings: TrainConfig, command: str) -> None:
+    """Trains one network."""
+    from experiments.mesh import is_first, start
+    from experiments.run import run
+
+    start(settings.devices)
+    scores = run(settings, command)
+    if not is_first():
+        return
+    print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in scores.items()))
+    print(f"wrote {settings.workdir}: config.json, metrics.jsonl, curves.png, tensorboard, checkpoints")
+
+
+def run_prepare(data: DataName, folder: Path, archives: Path | None, trust_archives: bool) -> None:
+    """Prepares a data set."""
+    from experiments.prepare import prepare
+
+    prepare(data, folder, archives, trust_archives=trust_archives)
+
+
+def run_measure(kind: str, settings: MeasureConfig, command: str) -> None:
+    """Measures trained networks: kind is flatness or landscape."""
+    from experiments import figures, measure
+    from experiments.progress import bars
+    from experiments.restore import restore
+
+    runs = [restore(place) for place in settings.checkpoint]
+    measure.check(settings, runs)
+    with bars() as bar:
+        results = measure.measure_all(kind, runs, settings, bar)
+    print(figures.TABLES[kind](results))
+    _print_written(figures.DRAW[kind](results, settings.output))
+
+
+def run_benchmark(settings: BenchmarkConfig, command: str) -> None:
+    """Measures what a training step costs."""
+    from experiments.benchmarks import benchmark_report
+    from experiments.benchmarks.benchmark import benchmark, results_path
+
+    results = benchmark(settings, command, lambda line: print(line, file=sys.stderr, flush=True))
+    for network in settings.networks:
+        print(f"{network}: {benchmark_report.base_sentence(results, network)}")
+        print(benchmark_report.table(results, network))
+    written = [results_path(settings), benchmark_report.write_markdown(results, settings.workdir)]
+    if settings.rounds:
+        written.append(benchmark_report.draw(results, settings.workdir))
+    _print_written(written)
+
+
+def run_aot(settings: AotConfig, command: str) -> None:
+    """Compiles a training step for a TPU slice."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # the TPU's compiler is all that is needed of it
+    from experiments.benchmarks.aot import compile_all
+
+    report = compile_all(settings, command, lambda line: print(line, flush=True))
+    _print_written([report.with_suffix(".json"), report])
+
+
+def _print_written(paths: Sequence[Path]) -> None:
+    print("wrote " + ", ".join(map(str, paths)))
