@@ -15,8 +15,8 @@ import gam_jax
 
 _APART = frozenset(
     """
-    main.py commands.py correlation.py report.py tables.py summary.py picture.py figures.py study_figures.py curves.py progress.py prepare.py
-    benchmarks
+    main.py commands.py report.py tables.py summary.py correlation.py picture.py figures.py study_figures.py curves.py
+    progress.py prepare.py benchmarks
     """.split()
 )
 """Code that shows results and does not decide them."""
