@@ -22,9 +22,7 @@ from experiments.provenance import provenance, session
 from experiments.store import write_json
 
 Record = dict[str, Any]
-"""One case: network, library, name, interval, its counts, and its times in seconds by phase, one for each round."""
-PHASES = ("acting", "skipped")
-"""Steps on which the method acts, and those between them."""
+"""One case: network, library, name, intervals, its counts, and its times in seconds by phase, one for each round."""
 
 
 class Timed(NamedTuple):
@@ -56,10 +54,10 @@ def benchmark(config: BenchmarkConfig, command: str, say: Callable[[str], None])
         timed = []
         batch = random_batch(set_up_without_data(train_config(config, network)).pipeline.data_set, config.batch_size)
         for case in cases(config, network):
-            record, compiled = measure_compiled(network, case, batch)
-            say(f"{network}: compiled {_title(record)} in {record['compile_seconds']:.1f} s")
+            record, programs = measure_compiled(network, case, batch)
+            say(f"{network}: compiled {case.name} in {record['compile_seconds']:.1f} s")
             records.append(record)
-            timed += _timed(record, case, compiled, batch) if config.rounds else []
+            timed += _timed(record, case, programs, batch) if config.rounds else []
             write_json(path, results)
         if config.peers:
             for record, run in peers.torch_cases(train_config(config, network), network, batch):
@@ -77,33 +75,39 @@ def results_path(config: BenchmarkConfig) -> Path:
     return config.workdir / "benchmark.json"
 
 
-def measure_compiled(network: Network, case: Case, batch: Batch) -> tuple[Record, Any]:
-    """Compiles a case; returns what its program does, and the program."""
+def measure_compiled(network: Network, case: Case, batch: Batch) -> tuple[Record, dict[str, Any]]:
+    """Compiles a case; returns what its programs do, and the programs by phase. Memory is that of the acting step."""
     start = time.perf_counter()
-    lowered = jax.jit(case.step, donate_argnums=0).lower(jax.eval_shape(case.init), batch)
+    abstract = jax.eval_shape(case.init)
+    lowered = jax.jit(case.steps["acting"], donate_argnums=0).lower(abstract, batch)
     traced = time.perf_counter()
-    compiled: Any = lowered.compile()
+    acting: Any = lowered.compile()
     done = time.perf_counter()
-    program = parse(compiled.as_text())
-    state = jax.tree.leaves(jax.eval_shape(case.init).opt_state)
+    programs = {"acting": acting}
+    for phase, step in case.steps.items():
+        is_new = step is not case.steps["acting"]
+        programs[phase] = jax.jit(step, donate_argnums=0).lower(abstract, batch).compile() if is_new else acting
+    branch = {"acting": max, "skipped": min}
     return {
         "network": network,
         "library": "jax",
         "case": case.name,
-        "interval": case.interval,
-        "flops": {phase: program.total(matmul_flops, choose) for phase, choose in zip(PHASES, (max, min), strict=True)},
-        "xla_flops": (compiled.cost_analysis() or {}).get("flops"),
-        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
-        "state_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in state),
+        "intervals": case.intervals,
+        "flops": {phase: parse(one.as_text()).total(matmul_flops, branch[phase]) for phase, one in programs.items()},
+        "xla_flops": (acting.cost_analysis() or {}).get("flops"),
+        "temporary_bytes": acting.memory_analysis().temp_size_in_bytes,
+        "state_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract.opt_state)),
         "trace_seconds": traced - start,
         "compile_seconds": done - traced,
         "seconds": {},
-    }, compiled
+    }, programs
 
 
-def _timed(record: Record, case: Case, compiled: Any, batch: Batch) -> list[Timed]:
-    phases = PHASES if case.interval > 1 else PHASES[:1]
-    return [Timed(record, phase, runner(case, compiled, batch, count)) for count, phase in enumerate(phases)]
+def _timed(record: Record, case: Case, programs: dict[str, Any], batch: Batch) -> list[Timed]:
+    return [
+        Timed(record, phase, runner(case, program, batch, count))
+        for count, (phase, program) in enumerate(programs.items())
+    ]
 
 
 def _time(config: BenchmarkConfig, timed: list[Timed], save: Callable[[], None]) -> None:
@@ -113,10 +117,6 @@ def _time(config: BenchmarkConfig, timed: list[Timed], save: Callable[[], None])
         save()
 
     time_rounds([one.runner for one in timed], config.warmup, config.rounds, keep)
-
-
-def _title(record: Record) -> str:
-    return record["case"] + (f", interval {record['interval']}" if record["interval"] > 1 else "")
 
 
 def _made_with(config: BenchmarkConfig) -> dict[str, str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.benchmarks.benchmark import Record
@@ -41,28 +42,28 @@ class Row(NamedTuple):
 
 
 def rows(records: Sequence[Record], network: str) -> list[Row]:
-    """One for each case of a network."""
+    """One for each case of a network and each of its intervals."""
     found = [record for record in records if record["network"] == network]
     bases = {library: next((r for r in found if r["library"] == library), None) for library in _LIBRARIES}
-    return [_row(record, bases[record["library"]]) for record in found]
+    return [_row(record, bases[record["library"]], k) for record in found for k in record["intervals"]]
 
 
-def _row(record: Record, base: Any) -> Row:
-    share = 1 / record["interval"]
-    flops = {phase: record["flops"][phase] / base["flops"]["acting"] for phase in ("acting", "skipped")}
-    times = {phase: ratio(seconds, base["seconds"]["acting"]) for phase, seconds in record["seconds"].items()}
-    if "skipped" in record["seconds"]:
-        pairs = zip(record["seconds"]["acting"], record["seconds"]["skipped"], strict=True)
-        times["mean"] = ratio([share * a + (1 - share) * s for a, s in pairs], base["seconds"]["acting"])
-    elif times:
-        times["mean"] = times["acting"]
+def _row(record: Record, base: Any, interval: int) -> Row:
+    phases = ("acting", "skipped") if interval > 1 else ("acting",)
+    share = {"acting": 1 / interval, "skipped": 1 - 1 / interval}
+    flops = {phase: record["flops"][phase] / base["flops"]["acting"] for phase in phases}
+    seconds = {phase: record["seconds"][phase] for phase in phases if record["seconds"]}
+    times = {phase: ratio(found, base["seconds"]["acting"]) for phase, found in seconds.items()}
+    if seconds:
+        mean = np.stack([share[phase] * np.asarray(found) for phase, found in seconds.items()])
+        times["mean"] = ratio(mean.sum(0), base["seconds"]["acting"])
     compiled = "compile_seconds" in record
     return Row(
         library=record["library"],
         name=record["case"],
-        interval=record["interval"],
+        interval=interval,
         times=times,
-        flops={**flops, "mean": share * flops["acting"] + (1 - share) * flops["skipped"]},
+        flops={**flops, "mean": sum(share[phase] * found for phase, found in flops.items())},
         memory=record["temporary_bytes"] / base["temporary_bytes"] if compiled else None,
         state_bytes=record["state_bytes"] - base["state_bytes"] if compiled else None,
         compile=record["compile_seconds"] / base["compile_seconds"] if compiled else None,
@@ -101,7 +102,8 @@ def write_markdown(results: Record, folder: Path) -> Path:
         "",
         "Multiples of the cost of an SGD step of the same library. Time: median of the ratios within each round, with "
         "quartiles. FLOPs: of matrix products and convolutions in the compiled program. State: kept between steps "
-        "beyond SGD's.",
+        "beyond SGD's. With an interval there are two programs, as in the trainer; memory and compilation are those of "
+        "the steps on which the method acts.",
         "",
     ]
     for network in networks:

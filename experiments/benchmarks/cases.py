@@ -1,8 +1,7 @@
 """The training steps whose cost is measured: the trainer's own, with everything that may come before the optimizer."""
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +15,8 @@ from experiments.benchmarks.stand_in import set_up_without_data
 from experiments.config import TrainConfig
 from experiments.configs.methods import Radii, optimizer
 from experiments.data import Batch
-from experiments.optim import LABELS, Method, OptimConfig, build
-from experiments.setup import Setup
+from experiments.optim import LABELS, Method, OptimConfig
+from experiments.setup import Setup, make_chain
 from experiments.state import TrainState, initial_state
 from experiments.step import LossFn, train_step
 
@@ -25,81 +24,94 @@ _RADII = Radii(accelerated=gam_jax.released_coefficients(rho=0.2, rho_prime=0.02
 _PLAIN = OptimConfig(method="plain", learning_rate=0.01, weight_decay=5e-4, momentum=0.9)
 RHO, ALPHA, SAM_RHO = _RADII.gam_rho, _RADII.gam_alpha, _RADII.sam_rho
 Step = Callable[[TrainState, Batch], TrainState]
+PHASES: dict[str, dict[str, Any]] = {
+    "acting": {"interval": lambda count: True},
+    "skipped": {"interval": lambda count: False},
+}
+"""Options of the steps on which a method acts, and of those between."""
 
 
 class Case(NamedTuple):
-    """A training step.
+    """A training step, or two: one on which the method acts, and one between, with the optimizer state of the method.
 
     Attributes:
       name: as it stands in tables.
-      interval: it acts on every so many-th step.
-      step: one step; to be jitted.
+      intervals: the method acts on every so many-th step; a row of the table for each.
+      steps: by phase, "acting" and where it can be left out "skipped"; to be jitted. As in the trainer these are two
+        programs, unless both are the same function: then the step count decides between branches of one program.
       init: the state before the first step; to be jitted.
     """
 
     name: str
-    interval: int
-    step: Step
+    intervals: tuple[int, ...]
+    steps: dict[str, Step]
     init: Callable[[], TrainState]
 
 
-def train_config(config: BenchmarkConfig, network: Network, method: Method = "plain", interval: int = 1) -> TrainConfig:
+def train_config(config: BenchmarkConfig, network: Network, method: Method = "plain") -> TrainConfig:
     """The training run whose step is measured."""
-    optim = dataclasses.replace(optimizer(_PLAIN, method, _RADII), interval=interval)
     return TrainConfig(
         workdir=config.workdir,
         data=config.data_config(),
         model=getattr(config, network),
-        optim=optim,
+        optim=optimizer(_PLAIN, method, _RADII),
         epochs=100,
         batch_size=config.batch_size,
     )
 
 
 def cases(config: BenchmarkConfig, network: Network) -> Iterator[Case]:
-    """SGD first; then methods and GAM's other forms with each interval, GAM in microbatches, and optax's SAM."""
+    """SGD first; then the methods, GAM's other forms, GAM in microbatches, and optax's SAM."""
     plain = set_up_without_data(train_config(config, network))
-    yield _case(LABELS["plain"], 1, plain)
-    for interval in config.intervals:
-        for method in config.methods:
-            if method != "plain":
-                setup = set_up_without_data(train_config(config, network, method, interval))
-                yield _case(LABELS[method], interval, setup)
-                if method == "gam":
-                    yield from _other_forms(config, interval, setup, plain)
-    if "gam" in config.methods:
-        yield _value_and_grad_case(1, config.num_microbatches, plain)
+    yield _case(LABELS["plain"], plain, {"acting": {}}, (1,))
+    for method in config.methods:
+        if method != "plain":
+            setup = set_up_without_data(train_config(config, network, method))
+            yield _case(LABELS[method], setup, PHASES, config.intervals)
+            if method == "gam":
+                yield from _other_forms(config, setup, plain)
     if config.peers and "sam" in config.methods:
         chain = plain.chain._replace(tx=_optax_sam(plain.loss_fn, plain.chain.tx))
-        yield _case("optax.contrib.sam", 1, plain._replace(chain=chain))
+        step = _step(plain, chain.tx)
+        yield Case("optax.contrib.sam", (1,), {"acting": step}, _init(plain, chain.tx))
 
 
-def _other_forms(config: BenchmarkConfig, interval: int, gam: Setup, plain: Setup) -> Iterator[Case]:
-    """GAM with other Hessian-vector products, and as ``gam_value_and_grad``."""
+def _other_forms(config: BenchmarkConfig, gam: Setup, plain: Setup) -> Iterator[Case]:
+    """GAM with other Hessian-vector products, as ``gam_value_and_grad``, and with an interval in one program."""
     for hvp in config.hvp:
         if hvp != "linearize":  # which GAM has by default
-            chain = build(gam.config.optim, gam.loss_fn, gam.steps, has_aux=True, hvp=hvp)
-            yield _case(f"GAM, hvp={hvp}", interval, gam._replace(chain=chain))
-    yield _value_and_grad_case(interval, 1, plain)
+            yield _case(f"GAM, hvp={hvp}", gam, PHASES, config.intervals, hvp=hvp)
+    yield _value_and_grad_case(plain, 1)
+    yield _value_and_grad_case(plain, config.num_microbatches)
+    longest = max(config.intervals)
+    if longest > 1:
+        case = _case("GAM, in one program with a branch", gam, {"acting": {"interval": longest}}, (longest,))
+        yield case._replace(steps=dict.fromkeys(PHASES, case.steps["acting"]))
 
 
-def _case(name: str, interval: int, setup: Setup) -> Case:
-    step = functools.partial(train_step, setup.config, setup.seen, setup.loss_fn, setup.chain.tx)
-    init = functools.partial(initial_state, setup.model.init, setup.chain.tx.init, "none", setup.config.seed)
-    return Case(name, interval, step, init)
+def _case(
+    name: str, setup: Setup, phases: Mapping[str, dict[str, Any]], intervals: tuple[int, ...], **options: Any
+) -> Case:
+    """The trainer's step with the options of each phase."""
+    tx = {p: make_chain(setup.config.optim, setup.loss_fn, setup.steps, **options, **o).tx for p, o in phases.items()}
+    return Case(name, intervals, {phase: _step(setup, tx[phase]) for phase in tx}, _init(setup, tx["acting"]))
 
 
-def _value_and_grad_case(interval: int, num_microbatches: int, plain: Setup) -> Case:
+def _step(setup: Setup, tx: Any, loss_fn: LossFn | None = None) -> Step:
+    return functools.partial(train_step, setup.config, setup.seen, loss_fn or setup.loss_fn, tx)
+
+
+def _init(setup: Setup, tx: Any) -> Callable[[], TrainState]:
+    return functools.partial(initial_state, setup.model.init, tx.init, "none", setup.config.seed)
+
+
+def _value_and_grad_case(plain: Setup, num_microbatches: int) -> Case:
     """The training step with ``gam_value_and_grad`` in place of ``jax.value_and_grad``."""
     name = "gam_value_and_grad" + (f", num_microbatches={num_microbatches}" if num_microbatches > 1 else "")
-    options: Any = {"interval": interval, "num_microbatches": num_microbatches, "has_aux": True}
+    options: Any = {"num_microbatches": num_microbatches, "has_aux": True}
     value_and_grad = gam_jax.gam_value_and_grad(plain.loss_fn, RHO, ALPHA, **options)
-
-    def step(state: TrainState, batch: Batch) -> TrainState:
-        loss_fn = _loss_with_gradient(functools.partial(value_and_grad, count=state.step), num_microbatches)
-        return train_step(plain.config, plain.seen, loss_fn, plain.chain.tx, state, batch)
-
-    return Case(name, interval, step, _case(name, interval, plain).init)
+    step = _step(plain, plain.chain.tx, _loss_with_gradient(value_and_grad, num_microbatches))
+    return Case(name, (1,), {"acting": step}, _init(plain, plain.chain.tx))
 
 
 def _loss_with_gradient(value_and_grad: Callable[..., Any], num_microbatches: int) -> LossFn:

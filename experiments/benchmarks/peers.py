@@ -34,5 +34,5 @@ def torch_cases(config: TrainConfig, network: Network, batch: Batch) -> Iterator
     sizes = sum(leaf.size for leaf in jax.tree.leaves(params)), sum(p.numel() for p in model.parameters())
     assert sizes[0] == sizes[1], f"{config.model.name} has {sizes[0]} parameters in JAX and {sizes[1]} in PyTorch"
     for name, run, flops in torch_peer.steps(model, batch):
-        record = {"network": network, "library": "torch", "case": name, "interval": 1, "seconds": {}}
-        yield record | {"flops": {"acting": flops, "skipped": flops}}, Runner(lambda: None, run)
+        record = {"network": network, "library": "torch", "case": name, "intervals": (1,), "seconds": {}}
+        yield record | {"flops": {"acting": flops}}, Runner(lambda: None, run)

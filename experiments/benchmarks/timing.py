@@ -71,7 +71,7 @@ def time_rounds(runners: Sequence[Runner], warmup: int, rounds: int, after: Call
     return seconds
 
 
-def ratio(times: Sequence[float], base: Sequence[float]) -> Ratio:
+def ratio(times: Sequence[float] | np.ndarray, base: Sequence[float]) -> Ratio:
     """Times relative to those of the base in the same round."""
     low, median, high = np.percentile(np.asarray(times) / np.asarray(base), (25, 50, 75))
     return Ratio(float(median), float(low), float(high))
