@@ -16,6 +16,8 @@ RecipeName = Literal[
     "gam_hold_10_bounded",
     "gam_rough_ascent",
     "gam_fifth_of_batch",
+    "gam_fifth_hold_2",
+    "gam_fifth_hold_4",
     "sam_hold_2",
     "sam_hold_5",
 ]
@@ -42,6 +44,11 @@ def _every(method: Method, interval: int, between: Between, max_ratio: float | N
     return Recipe(method, label, {"interval": interval, "between": between, "max_ratio": max_ratio})
 
 
+def _on_a_fifth(interval: int) -> Recipe:
+    method, label, options = _every("gam", interval, "hold", 1.0)
+    return Recipe(method, f"{label}, on 1/5 of the batch", {**options, "curvature_share": 5})
+
+
 RECIPES: dict[RecipeName, Recipe] = {
     "gam_skip_5": _every("gam", 5, "skip"),
     "gam_skip_10": _every("gam", 10, "skip"),
@@ -51,7 +58,9 @@ RECIPES: dict[RecipeName, Recipe] = {
     "gam_hold_5_bounded": _every("gam", 5, "hold", 1.0),
     "gam_hold_10_bounded": _every("gam", 10, "hold", 1.0),
     "gam_rough_ascent": Recipe("gam", "GAM, rough ascent", {"ascent_hvp": "finite_difference"}),
-    "gam_fifth_of_batch": Recipe("gam", "GAM on a fifth of the batch", {"curvature_share": 5}),
+    "gam_fifth_of_batch": Recipe("gam", "GAM on 1/5 of the batch", {"curvature_share": 5}),
+    "gam_fifth_hold_2": _on_a_fifth(2),
+    "gam_fifth_hold_4": _on_a_fifth(4),
     "sam_hold_2": _every("sam", 2, "hold"),
     "sam_hold_5": _every("sam", 5, "hold"),
 }

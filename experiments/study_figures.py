@@ -33,7 +33,7 @@ def draw_noise(config: CompareConfig, summary: Sequence[Row]) -> Path:
 def draw_frontier(config: CompareConfig, summary: Sequence[Row]) -> Path:
     """What each method gains over the first one, against what its step costs in gradients; a panel per noise level."""
     with style():
-        size = (7.2 * len(config.noise), 5.2)
+        size = (9 * len(config.noise), 6)
         figure, axes = plt.subplots(1, len(config.noise), figsize=size, squeeze=False, layout="constrained")
         for noise, axis in zip(config.noise, axes[0], strict=True):
             for row in (row for row in summary if row.noise == noise):
