@@ -48,7 +48,7 @@ def test_skipped_steps_cost_one_gradient(network):
         assert step_cost(network, LINKS[method], count=3, interval=3)[0] > 1.9
 
 
-@networks
+@pytest.mark.parametrize("network", [pytest.param("ViT", marks=pytest.mark.slow), "ResNet"])
 def test_held_steps_cost_one_gradient(network):
     """And a few operations per parameter: the sum, and with a bound two norms."""
     _, params, _, flops, _ = problem(network)
