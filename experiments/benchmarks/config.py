@@ -46,9 +46,9 @@ class BenchmarkConfig:
     """A method acts on every so many-th step."""
     num_microbatches: int = 8
     """Parts of the batch in the case of gam_value_and_grad that accumulates."""
-    rounds: int = 10
-    """Rounds of timing; each runs a step of every case. With 0 rounds there are counts only."""
-    warmup: int = 2
+    rounds: int = 8
+    """Rounds of timing; each runs a step of every case, after one that does not count. With 0 there are counts only."""
+    warmup: int = 1
     """Rounds before these, which do not count."""
     peers: bool = True
     """Also measure optax.contrib.sam, and PyTorch where it is installed (extra `peers`)."""

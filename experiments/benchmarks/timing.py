@@ -1,4 +1,8 @@
-"""Times steps side by side: each round runs every one of them once, so that what disturbs one disturbs all."""
+"""Times steps side by side: each round runs every one of them, so that what disturbs one disturbs all.
+
+A step runs twice in a row and the second counts: the first finds the memory and the caches as another step left them,
+and on the CPU takes up to half as long again behind a step that needs much memory.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -61,6 +65,8 @@ def time_rounds(runners: Sequence[Runner], warmup: int, rounds: int, after: Call
     for index in range(warmup + rounds):
         row = []
         for one in runners:
+            one.prepare()
+            one.run()
             one.prepare()
             start = time.perf_counter()
             one.run()

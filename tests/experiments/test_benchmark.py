@@ -172,7 +172,7 @@ def test_the_step_count_decides_the_phase():
     runners = [timing.runner(case, watched, batch, count) for count in (0, 1)]
     seconds = timing.time_rounds(runners, 1, 2, lambda seconds: None)
     assert seconds.shape == (2, 2) and (seconds > 0).all()
-    assert seen == 3 * [(0, 0), (1, 1)]
+    assert seen == 3 * [(0, 0), (0, 0), (1, 1), (1, 1)]
 
 
 def test_ratios_are_taken_within_each_round():
