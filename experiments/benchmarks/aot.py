@@ -190,5 +190,5 @@ def needs(compiled: Any, chip: Chip, devices: int) -> dict[str, Any]:
 
 def memory_needed(message: str) -> float | None:
     """Bytes that a compiler says a program needs when it does not fit; None for other errors."""
-    found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
+    found = re.search(r"(?:Used |HLO temporaries \()([\d.]+)([KMGT])\)? (?:of|exceeds available)", message)
     return float(found.group(1)) * 2 ** (10 * ("KMGT".index(found.group(2)) + 1)) if found else None

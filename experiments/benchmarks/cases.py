@@ -108,21 +108,24 @@ def _init(setup: Setup, tx: Any) -> Callable[[], TrainState]:
 def _value_and_grad_case(plain: Setup, num_microbatches: int) -> Case:
     """The training step with ``gam_value_and_grad`` in place of ``jax.value_and_grad``."""
     name = "gam_value_and_grad" + (f", num_microbatches={num_microbatches}" if num_microbatches > 1 else "")
-    options: Any = {"num_microbatches": num_microbatches, "has_aux": True}
-    value_and_grad = gam_jax.gam_value_and_grad(plain.loss_fn, RHO, ALPHA, **options)
-    step = _step(plain, plain.chain.tx, _loss_with_gradient(value_and_grad, num_microbatches))
+    step = _step(plain, plain.chain.tx, _loss_with_gradient(plain.loss_fn, num_microbatches))
     return Case(name, (1,), {"acting": step}, _init(plain, plain.chain.tx))
 
 
-def _loss_with_gradient(value_and_grad: Callable[..., Any], num_microbatches: int) -> LossFn:
-    """A loss whose gradient, when it is differentiated, is the one that ``value_and_grad`` returns."""
+def _loss_with_gradient(inner: LossFn, num_microbatches: int) -> LossFn:
+    """The loss, whose gradient, when it is differentiated, is that of ``gam_value_and_grad``."""
 
     def forward(params: Any, batch: Batch, model_state: Any, key: jax.Array) -> tuple[Any, Any]:
-        (loss, (logits, model_state)), grads = value_and_grad(params, batch, model_state, key)
+        def of_rows(params: Any, batch: Batch, key: jax.Array) -> Any:  # the model's state has no rows to split
+            return inner(params, batch, model_state, key)
+
+        options: Any = {"num_microbatches": num_microbatches, "has_aux": True}
+        value_and_grad = gam_jax.gam_value_and_grad(of_rows, RHO, ALPHA, **options)
+        (loss, (logits, new_state)), grads = value_and_grad(params, batch, key)
         if num_microbatches > 1:  # row r of the batch was in microbatch r mod num_microbatches
             logits = jnp.swapaxes(logits, 0, 1).reshape(-1, logits.shape[-1])
-            model_state = jax.tree.map(lambda leaf: leaf.mean(0), model_state)
-        return (loss, (logits, model_state)), grads
+            new_state = jax.tree.map(lambda leaf: leaf.mean(0), new_state)
+        return (loss, (logits, new_state)), grads
 
     @jax.custom_vjp
     def loss_fn(params: Any, batch: Batch, model_state: Any, key: jax.Array) -> Any:

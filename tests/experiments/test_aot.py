@@ -174,6 +174,8 @@ def test_what_does_not_fit_is_said_in_numbers(monkeypatch, tmp_path, capsys):
 def test_a_compiler_that_runs_out_of_memory_is_understood():
     message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G."
     assert aot.memory_needed(message) == 20.5 * 2**30
+    message = "the total memory required for HLO temporaries (23.61G) exceeds available HBM (15.75G)."
+    assert aot.memory_needed(message) == 23.61 * 2**30
     assert aot.memory_needed("INTERNAL: something else") is None
     record = {**aot.Variant("gam", "global", 1)._asdict(), "fits": False, "batch_size": 16, "chips": 8}
     record["memory"] = {"peak": 20.5 * 2**30, "available": 15.75 * 2**30}
