@@ -1,4 +1,4 @@
-"""The benchmark for its readers: a table in Markdown and a picture of time against arithmetic."""
+"""The benchmark for its readers: a table in Markdown and a picture of time beside arithmetic."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -133,28 +133,36 @@ def base_sentence(results: Record, network: str) -> str:
 
 
 def draw(results: Record, folder: Path) -> Path:
-    """Time over FLOPs, a panel for each network; on the line a case takes as long as its arithmetic says."""
+    """A step's time and FLOPs relative to SGD's, a line for each case that acts on every step; a panel per network."""
     networks = list(dict.fromkeys(record["network"] for record in results["records"]))
+    panels = {name: [row for row in rows(results["records"], name) if row.times] for name in networks}
+    panels = {name: _every_step(found) for name, found in panels.items()}
+    height = 1.4 + 0.27 * max(map(len, panels.values()))
     with style():
-        figure, axes = plt.subplots(1, len(networks), figsize=(7 * len(networks), 6), squeeze=False)
+        figure, axes = plt.subplots(1, len(networks), figsize=(8 * len(networks), height), squeeze=False)
         figure.set_layout_engine("constrained")
-        for axis, network in zip(axes[0], networks, strict=True):
-            _panel(axis, [row for row in rows(results["records"], network) if row.times], network)
-        figure.suptitle("A step's cost relative to SGD's: dots acting on every step, circles the mean over an interval")
+        for axis, (network, found) in zip(axes[0], panels.items(), strict=True):
+            _panel(axis, found, network)
         return save(figure, folder / "benchmark.png")
 
 
-def _panel(axis: Axes, found: Sequence[Row], network: str) -> None:
+def _every_step(found: Sequence[Row]) -> list[Row]:
+    """One row for each case: that of its shortest interval."""
+    shortest: dict[tuple[str, str], Row] = {}
     for row in found:
-        time, flops = row.times["mean"], row.flops["mean"]
+        shortest.setdefault((row.library, row.name), row)
+    return list(shortest.values())
+
+
+def _panel(axis: Axes, found: Sequence[Row], network: str) -> None:
+    for place, row in enumerate(found):
+        time, color = row.times["acting"], _COLORS[row.library]
         spread = [[time.median - time.low], [time.high - time.median]]
-        fill = _COLORS[row.library] if row.interval == 1 else "white"
-        axis.errorbar(
-            flops, time.median, spread, fmt="o", color=_COLORS[row.library], markerfacecolor=fill, elinewidth=1
-        )
-        if row.interval == 1:
-            text = _LIBRARIES[row.library] + row.name
-            axis.annotate(text, (flops, time.median), (5, -3), textcoords="offset points", fontsize=7)
-    end = 1.05 * max([1.0, *(max(row.flops["mean"], row.times["mean"].median) for row in found)])
-    axis.plot([0, end], [0, end], color="#999999", linewidth=1, zorder=0)
-    axis.set(xlim=(0, 1.25 * end), ylim=(0, end), xlabel="FLOPs / SGD's", ylabel="time / SGD's", title=network)
+        axis.errorbar(time.median, place, xerr=spread, fmt="o", color=color, markersize=5, elinewidth=1)
+        axis.plot(row.flops["acting"], place, marker="|", markersize=12, markeredgewidth=2, color="#333333")
+    axis.set_yticks(range(len(found)), [_LIBRARIES[row.library] + row.name for row in found], fontsize=9)
+    axis.invert_yaxis()
+    axis.set_xlim(left=0)
+    axis.set(xlabel="relative to SGD's step in the same library")
+    axis.set_title(f"{network}: time (dots, with quartiles) and FLOPs (bars)", fontsize=11)
+    axis.grid(axis="x", alpha=0.3)
