@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from experiments.benchmarks.benchmark import Record
 from experiments.benchmarks.timing import Ratio, ratio
@@ -162,7 +163,10 @@ def _panel(axis: Axes, found: Sequence[Row], network: str) -> None:
         axis.plot(row.flops["acting"], place, marker="|", markersize=12, markeredgewidth=2, color="#333333")
     axis.set_yticks(range(len(found)), [_LIBRARIES[row.library] + row.name for row in found], fontsize=9)
     axis.invert_yaxis()
-    axis.set_xlim(left=0)
+    ticks = (1, 2, 3, 4, 5, 6, 8, 10, 20, 40, 60)
+    axis.set_xscale("log")
+    axis.set_xticks(ticks, list(map(str, ticks)))
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.set(xlabel="relative to SGD's step in the same library")
     axis.set_title(f"{network}: time (dots, with quartiles) and FLOPs (bars)", fontsize=11)
     axis.grid(axis="x", alpha=0.3)
