@@ -24,7 +24,7 @@ from experiments.data.batches import evaluation_rows
 from experiments.data.images import resize_all
 from experiments.data.memory import MemoryPipeline, read
 from experiments.optim import OptimConfig
-from experiments.setup import Setup, assemble, make_chain
+from experiments.setup import Setup, assemble, make_chain, phases
 from experiments.state import Sums, TrainState, initial_state
 from experiments.step import evaluation_step, make_measured_loss, train_step
 
@@ -137,15 +137,13 @@ class Trainer:
             setup = assemble(config, pipeline)
             initial = jax.jit(functools.partial(_initial, setup.chain.tx.init, config.averaging))
             rows = _calls(config, pipeline.order(0))[0]
-            phases: dict[bool, dict[str, Any]] = {True: {}}
-            if len(rows) == 1 and config.optim.interval > 1:
-                phases = {acts: {"interval": lambda count, acts=acts: acts} for acts in (True, False)}
+            found: dict[bool, dict[str, Any]] = phases(config.optim.interval) if len(rows) == 1 else {True: {}}
             arguments = (optim, seed, initial(weights), images, rows)
             self._methods[method] = (
                 initial,
                 {
                     acts: jax.jit(functools.partial(_train, setup, options)).lower(*arguments).compile()
-                    for acts, options in phases.items()
+                    for acts, options in found.items()
                 },
             )
         initial, programs = self._methods[method]

@@ -12,7 +12,7 @@ import optax
 from experiments.data import Batch, Part
 from experiments.mesh import Mesh
 from experiments.models import pretrained
-from experiments.setup import Setup, make_chain
+from experiments.setup import Setup, make_chain, phases
 from experiments.state import AVERAGING, Sums, TrainState
 from experiments.step import evaluation_step, train_step
 
@@ -53,13 +53,11 @@ class Programs:
     def compile(self) -> dict[str, Any]:
         """Compiles the training step, the only expensive program; returns what XLA says of it.
 
-        With an interval there are two: one for the steps on which the method acts and one for those between. A branch
-        inside one program would cost more: it cannot share the gradient outside, and XLA's convolutions are up to 25
-        times slower in a branch on the CPU (jax issue 12868).
+        With an interval there are two: one for the steps on which the method acts and one for those between.
         """
         start = time.perf_counter()
-        phases = (True,) if self._setup.config.optim.interval == 1 else (True, False)
-        self._compiled = {acts: self._lower_phase(acts).compile() for acts in phases}
+        found = phases(self._setup.config.optim.interval)
+        self._compiled = {acts: self._lower_phase(options).compile() for acts, options in found.items()}
         memory = self._compiled[True].memory_analysis()
         flops = {acts: (compiled.cost_analysis() or {}).get("flops") for acts, compiled in self._compiled.items()}
         return {
@@ -69,10 +67,10 @@ class Programs:
             "temporary_bytes": getattr(memory, "temp_size_in_bytes", None),
         }
 
-    def _lower_phase(self, acts: bool) -> Any:
+    def _lower_phase(self, options: dict[str, Any]) -> Any:
         """Traces the step on which the method acts, or that between."""
         setup = self._setup
-        chain = make_chain(setup.config.optim, setup.loss_fn, setup.steps, interval=lambda count: acts)
+        chain = make_chain(setup.config.optim, setup.loss_fn, setup.steps, **options)
         return self.lower(self._train_step(chain.tx))
 
     def _train_step(self, tx: optax.GradientTransformationExtraArgs) -> Callable[[TrainState, Batch], TrainState]:

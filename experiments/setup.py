@@ -115,6 +115,16 @@ def assemble(config: TrainConfig, pipeline: Pipeline) -> Setup:
     )
 
 
+def phases(interval: int) -> dict[bool, dict[str, Any]]:
+    """Options of :func:`make_chain` by whether the method acts: for two programs, or without an interval for one.
+
+    A branch inside one program would cost more: it cannot share the gradient outside, and XLA's convolutions are up to
+    25 times slower in a branch on the CPU (jax issue 12868).
+    """
+    every = {acts: {"interval": lambda count, acts=acts: acts} for acts in (True, False)}
+    return every if interval > 1 else {True: every[True]}
+
+
 def make_chain(optim: OptimConfig, loss_fn: LossFn, steps: int, **options: Any) -> Chain:
     """The optimizer; for the options see :func:`experiments.optim.build`.
 

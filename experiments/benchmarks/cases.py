@@ -16,7 +16,7 @@ from experiments.config import TrainConfig
 from experiments.configs.methods import Radii, optimizer
 from experiments.data import Batch
 from experiments.optim import LABELS, Method, OptimConfig
-from experiments.setup import Setup, make_chain
+from experiments.setup import Setup, make_chain, phases
 from experiments.state import TrainState, initial_state
 from experiments.step import LossFn, train_step
 
@@ -25,8 +25,7 @@ _PLAIN = OptimConfig(method="plain", learning_rate=0.01, weight_decay=5e-4, mome
 RHO, ALPHA, SAM_RHO = _RADII.gam_rho, _RADII.gam_alpha, _RADII.sam_rho
 Step = Callable[[TrainState, Batch], TrainState]
 PHASES: dict[str, dict[str, Any]] = {
-    "acting": {"interval": lambda count: True},
-    "skipped": {"interval": lambda count: False},
+    {True: "acting", False: "skipped"}[acts]: options for acts, options in phases(interval=2).items()
 }
 """Options of the steps on which a method acts, and of those between."""
 
@@ -71,9 +70,8 @@ def cases(config: BenchmarkConfig, network: Network) -> Iterator[Case]:
             if method == "gam":
                 yield from _other_forms(config, setup, plain)
     if config.peers and "sam" in config.methods:
-        chain = plain.chain._replace(tx=_optax_sam(plain.loss_fn, plain.chain.tx))
-        step = _step(plain, chain.tx)
-        yield Case("optax.contrib.sam", (1,), {"acting": step}, _init(plain, chain.tx))
+        tx = _optax_sam(plain.loss_fn, plain.chain.tx)
+        yield Case("optax.contrib.sam", (1,), {"acting": _step(plain, tx)}, _init(plain, tx))
 
 
 def _other_forms(config: BenchmarkConfig, gam: Setup, plain: Setup) -> Iterator[Case]:
@@ -90,10 +88,11 @@ def _other_forms(config: BenchmarkConfig, gam: Setup, plain: Setup) -> Iterator[
 
 
 def _case(
-    name: str, setup: Setup, phases: Mapping[str, dict[str, Any]], intervals: tuple[int, ...], **options: Any
+    name: str, setup: Setup, of: Mapping[str, dict[str, Any]], intervals: tuple[int, ...], **options: Any
 ) -> Case:
     """The trainer's step with the options of each phase."""
-    tx = {p: make_chain(setup.config.optim, setup.loss_fn, setup.steps, **options, **o).tx for p, o in phases.items()}
+    chains = {p: make_chain(setup.config.optim, setup.loss_fn, setup.steps, **options, **o) for p, o in of.items()}
+    tx = {phase: chain.tx for phase, chain in chains.items()}
     return Case(name, intervals, {phase: _step(setup, tx[phase]) for phase in tx}, _init(setup, tx["acting"]))
 
 
