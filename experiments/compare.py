@@ -10,10 +10,11 @@ from experiments.job import Wanted, make_job
 from experiments.optim import OptimConfig
 from experiments.pool import open_pool
 from experiments.provenance import session
-from experiments.recipes import label
-from experiments.search import best_trial, trials
+from experiments.recipes import label, recipe
+from experiments.search import best_trial, from_base, num_trials, trials
 from experiments.setup import assemble, make_chain
 from experiments.store import Record, Store
+from experiments.tuned import adopt
 
 TUNING_SEED = 1000
 """The first seed of the tuning. The final runs use 0, 1, ..., so that no seed is both selected on and reported."""
@@ -21,7 +22,7 @@ TUNING_SEED = 1000
 
 def check(config: CompareConfig) -> None:
     """Refuses what cannot run; call it before anything is written."""
-    candidates = {method: trials(config, method) for method in config.methods}
+    candidates = {name: trials(config, name) for name in config.methods}
     data = config.data
     require(DATA_SETS[data.name].in_memory, f"{data.name} does not fit into memory, and a comparison needs that")
     require(
@@ -29,7 +30,9 @@ def check(config: CompareConfig) -> None:
         f"of the digits each seed draws its own split: data.split_seed must be 0, got {data.split_seed}",
     )
     pipeline = open_data(data, seed=0, batch_size=config.batch_size, process_index=0, process_count=1)
-    setup = assemble(config.run(candidates[config.methods[0]][0], config.noise[0], seed=0), pipeline)
+    first = config.methods[0]
+    require(not config.base_first or recipe(first).method == "plain", f"base_first needs plain first, got {first!r}")
+    setup = assemble(config.run(first, candidates[first][0], config.noise[0], seed=0), pipeline)
     for optims in candidates.values():
         for optim in optims:
             make_chain(optim, setup.loss_fn, setup.steps)
@@ -47,8 +50,8 @@ def compare(config: CompareConfig, store: Store, progress: rich.progress.Progres
     Raises:
       UserError: if a run cannot be made, or a worker died.
     """
-    candidates = {method: trials(config, method) for method in config.methods}
     tasks = plan(config)
+    adopt(config, store, [task for task in tasks if task["kind"] == "tune"])
     waiting = [task for task in tasks if task not in store]
     if not waiting:
         return
@@ -59,7 +62,7 @@ def compare(config: CompareConfig, store: Store, progress: rich.progress.Progres
         while waiting or pool.is_busy:
             while pool.is_free and (task := next((task for task in waiting if _is_ready(config, task, store)), None)):
                 waiting.remove(task)
-                optim = candidates[task["method"]][_trial(config, task, store)]
+                optim = _settings(config, task, store)[_trial(config, task, store)]
                 what = _describe(config, task)
                 progress.update(bar, description=what)
                 pool.send(task | {"hyperparameters": optim.tuned()}, what, _job(config, task, optim))
@@ -87,6 +90,7 @@ def _tuning(config: CompareConfig, noise: float, methods: Iterable[str]) -> list
         for trial in range(config.trials)
         for seed in range(config.tuning_seeds)
         for method in methods
+        if trial < num_trials(config, method)
     ]
 
 
@@ -100,7 +104,20 @@ def _tests(config: CompareConfig, noise: float) -> list[Record]:
 
 def _is_ready(config: CompareConfig, task: Record, store: Container[Record]) -> bool:
     """Whether all that decides a run is known: of a test, every trial of its method at its noise level."""
-    return task["kind"] != "test" or all(run in store for run in _tuning(config, task["noise"], [task["method"]]))
+    needed = [task["method"]] if task["kind"] == "test" else []
+    if task["kind"] == "tune" and from_base(config, task["method"]):
+        needed = [config.methods[0]]
+    return all(run in store for method in needed for run in _tuning(config, task["noise"], [method]))
+
+
+def _settings(config: CompareConfig, task: Record, store: Store) -> list[OptimConfig]:
+    """What the method of a run tries at its noise level."""
+    name, chosen = task["method"], None
+    if task["kind"] != "cost" and from_base(config, name):
+        first = config.methods[0]
+        base = trials(config, first)[chosen_trial(store.records, task["noise"], first)]
+        chosen = base.tuned()
+    return trials(config, name, chosen)
 
 
 def _trial(config: CompareConfig, task: Record, store: Store) -> int:
@@ -111,7 +128,7 @@ def _trial(config: CompareConfig, task: Record, store: Store) -> int:
 
 
 def _job(config: CompareConfig, task: Record, optim: OptimConfig) -> Record:
-    run = config.run(optim, task.get("noise", config.noise[0]), task.get("seed", 0))
+    run = config.run(task["method"], optim, task.get("noise", config.noise[0]), task.get("seed", 0))
     return make_job(task["kind"], run, Wanted.of(config))
 
 

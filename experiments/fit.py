@@ -8,6 +8,7 @@ CIFAR-10. XLA's convolutions are slow in the body of a loop on the CPU.
 """
 
 import functools
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,10 +26,12 @@ from experiments.data.images import resize_all
 from experiments.data.memory import MemoryPipeline, read
 from experiments.optim import OptimConfig
 from experiments.setup import Setup, assemble, make_chain, phases
-from experiments.state import Sums, TrainState, initial_state
-from experiments.step import evaluation_step, make_measured_loss, train_step
+from experiments.state import AVERAGING, Sums, TrainState, initial_state
+from experiments.step import REFRESHING_STEPS, evaluation_step, make_measured_loss, running_statistics, train_step
 
 _WITHOUT_CONVOLUTIONS = ("mlp", "vit")
+_VALIDATE = {name: jax.jit(averaging.validate) for name, averaging in AVERAGING.items()}
+_AVERAGE = {name: jax.jit(averaging.average) for name, averaging in AVERAGING.items()}
 
 
 class Scores(NamedTuple):
@@ -43,7 +46,7 @@ class Fitted(NamedTuple):
 
     Attributes:
       pipeline: its data.
-      half: the state at half-time, at the end of the middle epoch.
+      half: the state at half-time, at the end of the middle epoch; with weight averaging, as if the run ended there.
       end: the state at the end; of a run that diverged, at the end of the epoch in which it did.
       diverged: whether a training loss was not finite.
       seconds: that training took, compilation left out.
@@ -83,6 +86,7 @@ class Trainer:
         """``(params, (batch, model_state)) -> loss``, always the same object: what measures it is compiled once."""
         self._weights = jax.jit(lambda seed: setup.model.init(jax.random.fold_in(jax.random.key(seed), 0)))
         self._add = jax.jit(functools.partial(_evaluate, functools.partial(evaluation_step, setup.model, data_set)))
+        self._refresh = jax.jit(functools.partial(_refresh, setup))
         self._methods: dict[Any, tuple[Any, dict[bool, Any]]] = {}
 
     def fit(self, config: TrainConfig) -> Fitted:
@@ -103,9 +107,13 @@ class Trainer:
             diverged = int(state.broken) >= 0
             if diverged:
                 break
+            if config.averaging != "none":
+                state = self._validated(config, run, state)
             half = state if epoch + 1 == config.epochs // 2 else half
         jax.block_until_ready(state)
-        return Fitted(run.pipeline, half, state, diverged, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        half, end = (self._result(config, run, found) for found in (half, state))
+        return Fitted(run.pipeline, half, end, diverged, seconds)
 
     def evaluate(self, pipeline: MemoryPipeline, state: TrainState, part: Part) -> Scores:
         """Loss and accuracy over a part of the data without augmentation, every example counted once."""
@@ -124,6 +132,22 @@ class Trainer:
         between = parse(run.programs[min(run.programs)].as_text()).total(matmul_flops, min)
         return (between + (acting - between) / config.optim.interval) / steps
 
+    def _validated(self, config: TrainConfig, run: _Ready, state: TrainState) -> TrainState:
+        """The state when the weight averaging has heard of the validation loss."""
+        loss = self.evaluate(run.pipeline, state, "validation").loss
+        return state._replace(averaging=_VALIDATE[config.averaging](state.averaging, np.float32(loss)))
+
+    def _result(self, config: TrainConfig, run: _Ready, state: TrainState) -> TrainState:
+        """With the parameters that the run would end with here, and their batch statistics."""
+        if config.averaging == "none":
+            return state
+        params, model_state = _AVERAGE[config.averaging](state.averaging, state.params), state.model_state
+        if jax.tree.leaves(model_state):
+            orders = itertools.chain.from_iterable(map(run.pipeline.order, itertools.count()))
+            for rows in itertools.islice(orders, REFRESHING_STEPS):
+                model_state = self._refresh(run.seed, params, model_state, run.images, rows.astype(np.int32))
+        return state._replace(params=params, model_state=model_state)
+
     def _pipeline(self, config: TrainConfig) -> MemoryPipeline:
         return MemoryPipeline.of(self._decoded, config.data, seed=config.seed, batch_size=config.batch_size)
 
@@ -132,7 +156,7 @@ class Trainer:
         seed, images = jnp.asarray(config.seed, jnp.int32), whole(pipeline, "train")
         optim = jax.tree.map(jnp.float32, config.optim)
         weights = self._weights(seed)
-        method = jax.tree.structure(config.optim)
+        method = jax.tree.structure(config.optim), config.averaging
         if method not in self._methods:
             setup = assemble(config, pipeline)
             initial = jax.jit(functools.partial(_initial, setup.chain.tx.init, config.averaging))
@@ -187,6 +211,12 @@ def _train(
     if len(rows) == 1:  # XLA would keep the loop
         return take(state, rows[0])[0]
     return jax.lax.scan(take, state, rows)[0]
+
+
+def _refresh(setup: Setup, seed: jax.Array, params: Any, model_state: Any, images: Batch, rows: jax.Array) -> Any:
+    """Batch statistics after one more batch, of these rows."""
+    batch = _batch(images.image[rows], images.label[rows], rows)
+    return running_statistics(setup.model, setup.seen, params, model_state, batch, seed)
 
 
 def _evaluate(step: Any, params: Any, model_state: Any, sums: Sums, images: Batch, rows: jax.Array) -> Sums:

@@ -18,6 +18,8 @@ Method = Literal[
 METHODS: tuple[Method, ...] = get_args(Method)
 Base = Literal["sgd", "adamw"]
 """The optimizer at the end of the chain, under every method."""
+Averaging = Literal["none", "swad"]
+"""What to do with the iterates: take the last one, or average them (gam_jax.averaging.swad)."""
 RhoSchedule = Literal["constant", "proportional", "inverse_sqrt"]
 """How the radii change with the step t: not at all; as the learning rate does; as 1 / sqrt(t) (Theorem 4.4)."""
 LABELS: dict[str, str] = {

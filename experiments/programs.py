@@ -14,10 +14,7 @@ from experiments.mesh import Mesh
 from experiments.models import pretrained
 from experiments.setup import Setup, make_chain, phases
 from experiments.state import AVERAGING, Sums, TrainState
-from experiments.step import evaluation_step, train_step
-
-_REFRESHING_STEPS = 100
-"""Batches from which the batch statistics of averaged parameters are estimated, at most."""
+from experiments.step import REFRESHING_STEPS, evaluation_step, running_statistics, train_step
 
 
 class Programs:
@@ -37,7 +34,8 @@ class Programs:
         self._zero = jax.jit(Sums.zero, out_shardings=mesh.everywhere)
         self._validate = jax.jit(averaging.validate, out_shardings=layout.averaging)
         self._average = jax.jit(averaging.average, out_shardings=layout.params)
-        self._refresh = jax.jit(self._running_statistics, out_shardings=layout.model_state)
+        refresh = functools.partial(running_statistics, setup.model, setup.seen, seed=setup.config.seed)
+        self._refresh = jax.jit(refresh, out_shardings=layout.model_state)
 
     def lower(self, step: Callable[[TrainState, Batch], TrainState] | None = None) -> Any:
         """Traces the training step, or another one in its place; the mesh may be of devices that do not exist."""
@@ -120,12 +118,6 @@ class Programs:
         params = self._average(state.averaging, state.params)
         model_state = state.model_state
         if jax.tree.leaves(model_state):
-            for _, batch in zip(range(_REFRESHING_STEPS), self._setup.pipeline.train(0), strict=False):
+            for _, batch in zip(range(REFRESHING_STEPS), self._setup.pipeline.train(0), strict=False):
                 model_state = self._refresh(params, model_state, self._mesh.put(batch))
         return params, model_state
-
-    def _running_statistics(self, params: Any, model_state: Any, batch: Batch) -> Any:
-        setup = self._setup
-        key = jax.random.key(setup.config.seed)
-        images = setup.seen(jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index), batch.image)
-        return setup.model.apply(params, model_state, images, train=True, key=key)[1]

@@ -1,14 +1,16 @@
-"""Methods with the options that make them cheaper, by name; a comparison takes them beside the methods."""
+"""Methods with options, mostly such as make them cheaper, by name; a comparison takes them beside the methods."""
 
 from typing import Any, Literal, NamedTuple, get_args
 
-from experiments.optim import HYPERPARAMETERS, LABELS, METHODS, Base, Method
+from experiments.optim import HYPERPARAMETERS, LABELS, METHODS, Averaging, Base, Method
 from experiments.optim import label as method_label
 from gam_jax._types import Between
 
 RecipeName = Literal[
+    "gam_skip_2",
     "gam_skip_5",
     "gam_skip_10",
+    "gam_skip_20",
     "gam_hold_5",
     "gam_hold_10",
     "gam_hold_20",
@@ -20,6 +22,7 @@ RecipeName = Literal[
     "gam_fifth_hold_4",
     "sam_hold_2",
     "sam_hold_5",
+    "swad",
 ]
 
 
@@ -30,11 +33,13 @@ class Recipe(NamedTuple):
       method: the method.
       label: as it stands in tables; None for the method itself.
       options: fields of :class:`experiments.optim.OptimConfig` that are not tuned.
+      averaging: of the iterates.
     """
 
     method: Method
     label: str | None
     options: dict[str, Any]
+    averaging: Averaging = "none"
 
 
 def _every(method: Method, interval: int, between: Between, max_ratio: float | None = None) -> Recipe:
@@ -45,13 +50,15 @@ def _every(method: Method, interval: int, between: Between, max_ratio: float | N
 
 
 def _on_a_fifth(interval: int) -> Recipe:
-    method, label, options = _every("gam", interval, "hold", 1.0)
-    return Recipe(method, f"{label}, on 1/5 of the batch", {**options, "curvature_share": 5})
+    held = _every("gam", interval, "hold", 1.0)
+    return held._replace(label=f"{held.label}, on 1/5 of the batch", options={**held.options, "curvature_share": 5})
 
 
 RECIPES: dict[RecipeName, Recipe] = {
+    "gam_skip_2": _every("gam", 2, "skip"),
     "gam_skip_5": _every("gam", 5, "skip"),
     "gam_skip_10": _every("gam", 10, "skip"),
+    "gam_skip_20": _every("gam", 20, "skip"),
     "gam_hold_5": _every("gam", 5, "hold"),
     "gam_hold_10": _every("gam", 10, "hold"),
     "gam_hold_20": _every("gam", 20, "hold"),
@@ -63,6 +70,7 @@ RECIPES: dict[RecipeName, Recipe] = {
     "gam_fifth_hold_4": _on_a_fifth(4),
     "sam_hold_2": _every("sam", 2, "hold"),
     "sam_hold_5": _every("sam", 5, "hold"),
+    "swad": Recipe("plain", "SWAD", {}, averaging="swad"),
 }
 ENTRANTS: tuple[str, ...] = (*METHODS, *get_args(RecipeName))
 """All that can be compared."""
@@ -76,8 +84,8 @@ def recipe(name: str) -> Recipe:
 
 def label(name: str, base: Base) -> str:
     """A method or recipe as people write it; plain has the name of its base optimizer."""
-    method, text, _ = recipe(name)
-    return text or method_label(method, base)
+    found = recipe(name)
+    return found.label or method_label(found.method, base)
 
 
 def hyperparameters(name: str) -> tuple[str, ...]:

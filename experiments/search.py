@@ -11,17 +11,24 @@ from experiments.config import CompareConfig, require
 from experiments.optim import METHODS, OptimConfig
 from experiments.recipes import hyperparameters, recipe
 
+_BASE = ("learning_rate", "weight_decay")
 _SHARES: dict[str, tuple[str, ...]] = {"accelerated_gam": ("gam_alpha", "beta"), "fad": ("gam_alpha",)}
 """Weights that are shares in these methods: larger values than 1 in the common grid are not for them."""
 
 
 def method_grid(config: CompareConfig, name: str) -> dict[str, tuple[float, ...]]:
     """The values that a method or recipe may choose from, by hyper-parameter."""
-    shares = _SHARES.get(name, ())
+    shares, taken = _SHARES.get(name, ()), from_base(config, name)
     return {
         field: tuple(value for value in getattr(config.grid, field) if value <= 1 or field not in shares)
         for field in hyperparameters(name)
+        if field not in taken
     }
+
+
+def from_base(config: CompareConfig, name: str) -> tuple[str, ...]:
+    """The hyper-parameters that a method or recipe takes over from the first method."""
+    return _BASE if config.base_first and name != config.methods[0] else ()
 
 
 def grid_size(config: CompareConfig, name: str) -> int:
@@ -29,23 +36,36 @@ def grid_size(config: CompareConfig, name: str) -> int:
     return math.prod(map(len, method_grid(config, name).values()))
 
 
-def trials(config: CompareConfig, name: str) -> list[OptimConfig]:
+def num_trials(config: CompareConfig, name: str) -> int:
+    """How many settings a method or recipe tries; one where it has nothing of its own to tune."""
+    return config.trials if method_grid(config, name) else 1
+
+
+def trials(config: CompareConfig, name: str, chosen: Mapping[str, float] | None = None) -> list[OptimConfig]:
     """The settings that a method tries: ``config.trials`` distinct points of its grid, in the order of the grid.
 
     All of the grid where it is that small; otherwise drawn at random, always the same ones. A recipe tries the points
     of its method.
+
+    Args:
+      config: the comparison.
+      name: of the method or recipe.
+      chosen: what the first method has chosen, to be taken over with ``base_first``; if not given, the first values of
+        the grid.
     """
-    method, _, options = recipe(name)
+    method, options = recipe(name).method, recipe(name).options
     grid = method_grid(config, name)
     points = list(itertools.product(*grid.values()))
+    tried = num_trials(config, name)
     require(
-        len(points) >= config.trials,
+        len(points) >= tried,
         f"every method gets the same number of trials, but the grid of {name!r} has {len(points)} points for "
-        f"trials={config.trials}: widen the grid or ask for fewer trials",
+        f"trials={tried}: widen the grid or ask for fewer trials",
     )
     rng = np.random.default_rng([0, METHODS.index(method)])
-    drawn = np.sort(rng.choice(len(points), config.trials, replace=False))
-    base: Any = {"base": config.base, "momentum": config.momentum, "warmup": config.warmup, **options}
+    drawn = np.sort(rng.choice(len(points), tried, replace=False))
+    taken = {field: (chosen or {}).get(field, getattr(config.grid, field)[0]) for field in from_base(config, name)}
+    base: Any = {"base": config.base, "momentum": config.momentum, "warmup": config.warmup, **options, **taken}
     return [OptimConfig(method=method, **base, **dict(zip(grid, points[i], strict=True))) for i in drawn]
 
 

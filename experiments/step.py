@@ -101,6 +101,24 @@ def train_step(
     )
 
 
+REFRESHING_STEPS = 100
+"""Batches from which the batch statistics of averaged parameters are estimated, at most."""
+
+
+def running_statistics(
+    model: Model,
+    seen: Callable[[jax.Array, Array], jax.Array],
+    params: Any,
+    model_state: Any,
+    batch: Batch,
+    seed: jax.typing.ArrayLike,
+) -> Any:
+    """The batch statistics after the network has seen one more batch of training pixels with these parameters."""
+    key = jax.random.key(seed)
+    images = seen(jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index), batch.image)
+    return model.apply(params, model_state, images, train=True, key=key)[1]
+
+
 def evaluation_step(model: Model, data_set: DataSet, params: Any, model_state: Any, sums: Sums, batch: Batch) -> Sums:
     """Adds the losses and right predictions of a batch; examples of weight 0 fill it up and do not count."""
     logits, _ = model.apply(params, model_state, normalise(batch.image, data_set), train=False)

@@ -70,7 +70,8 @@ def open_store(
         except BlockingIOError as error:
             raise UserError(f"{workdir} is in use by another process: choose another --workdir") from error
         _check_identity(path, identity)
-        yield Store(descriptor, _read(path), fields)
+        _cut_unfinished_line(path)
+        yield Store(descriptor, read_records(path), fields)
     finally:
         os.close(descriptor)
 
@@ -113,18 +114,23 @@ def read_json(path: Path) -> Any:
 
 def refuse_other(place: Path, there: Any, identity: dict[str, Any], option: str) -> None:
     """Raises :class:`UserError`, which names the differences, unless a place holds results of this identity."""
-    old, new = _flat(there), _flat(json.loads(json.dumps(identity)))
-    differing = [
-        f"  {name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
+    differing = differences(there, identity)
     require(
         not differing,
         f"{place} holds results of another config or of other code:\n"
         + "\n".join(differing)
         + f"\nchoose another {option}, or delete {place}",
     )
+
+
+def differences(there: Any, identity: dict[str, Any]) -> list[str]:
+    """A line for every field in which two identities differ."""
+    old, new = _flat(there), _flat(json.loads(json.dumps(identity)))
+    return [
+        f"  {name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -137,14 +143,26 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> list[Record]:
-    """The records so far; cuts off a last line that a kill left unfinished."""
+def _cut_unfinished_line(path: Path) -> None:
+    """Removes a last line that a kill left without its end."""
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
     if whole < len(data):
         os.truncate(path, whole)
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records in a file, but for a last line that is not finished.
+
+    Raises:
+      UserError: if there is no such file, or a line is damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error}") from error
     records = []
-    for number, line in enumerate(data[:whole].splitlines(), start=1):
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
         try:
             records.append(json.loads(line))
         except ValueError as error:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from experiments.config import CompareConfig
 from experiments.recipes import hyperparameters, label
-from experiments.search import grid_size, method_grid
+from experiments.search import from_base, grid_size, method_grid, num_trials
 from experiments.store import Record
 from experiments.summary import Difference, Estimate, Row, difference, values
 
@@ -70,8 +70,10 @@ def grid_table(config: CompareConfig) -> str:
     names, rows = tuned_names(config), []
     for method in config.methods:
         grid = method_grid(config, method)
-        values = [", ".join(f"{value:g}" for value in grid.get(name, ())) for name in names]
-        rows.append([label(method, config.base), *values, f"{config.trials} of {grid_size(config, method)}"])
+        taken = dict.fromkeys(from_base(config, method), f"as {label(config.methods[0], config.base)}")
+        values = [taken.get(name, ", ".join(f"{value:g}" for value in grid.get(name, ()))) for name in names]
+        tried = f"{num_trials(config, method)} of {grid_size(config, method)}"
+        rows.append([label(method, config.base), *values, tried])
     return markdown(["grid", *names, "points tried"], rows)
 
 
@@ -102,7 +104,7 @@ def edges(config: CompareConfig, records: Sequence[Record]) -> list[str]:
     found = []
     for record in chosen(config, records):
         for name, value in record["hyperparameters"].items():
-            grid = method_grid(config, record["method"])[name]
+            grid = method_grid(config, record["method"]).get(name, ())
             if len(grid) > 1 and value in (min(grid), max(grid)):
                 which = "smallest" if value == min(grid) else "largest"
                 method = label(record["method"], config.base)

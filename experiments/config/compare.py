@@ -11,7 +11,7 @@ from experiments.config.data import DataConfig
 from experiments.config.model import ModelConfig
 from experiments.config.train import TrainConfig
 from experiments.optim import Base, Method, OptimConfig, nearest
-from experiments.recipes import ENTRANTS, RecipeName, hyperparameters
+from experiments.recipes import ENTRANTS, RecipeName, hyperparameters, recipe
 
 Quantity = Literal["eigenvalues", "trace", "flatness"]
 """What can be measured of a trained network beside its accuracy: of the Hessian; R0 and R1."""
@@ -82,6 +82,12 @@ class CompareConfig:
     """Fractions of the training labels that are replaced by a wrong one."""
     trials: int = 16
     """Hyper-parameter settings that each method may try, the same number for all."""
+    base_first: bool = False
+    """Tune learning rate and weight decay with the first method alone; the others take them over, and spend their
+    trials on what is their own. If not, every method tunes all that it has."""
+    tuned_in: Path | None = None
+    """Folder of a finished study that chooses the hyper-parameters in place of trials of this one. The studies may
+    differ in the size and split of the data, the epochs, the seeds and what is measured."""
     tuning_seeds: int = 2
     """Seeds that each trial is judged on: 1000, 1001, ..."""
     seeds: int = 8
@@ -130,8 +136,8 @@ class CompareConfig:
         require_distinct("rho", self.rho, "hold")
         require(all(math.isfinite(r) and r > 0 for r in self.rho), f"rho must hold finite numbers > 0, got {self.rho}")
 
-    def run(self, optim: OptimConfig, noise: float, seed: int) -> TrainConfig:
-        """The training run with these hyper-parameters, this share of wrong labels and this seed."""
+    def run(self, name: str, optim: OptimConfig, noise: float, seed: int) -> TrainConfig:
+        """The training run of a method with these hyper-parameters, this share of wrong labels and this seed."""
         split_seed = seed if self.data.name == "digits" else self.data.split_seed
         return TrainConfig(
             workdir=self.workdir,
@@ -141,6 +147,7 @@ class CompareConfig:
             epochs=self.epochs,
             batch_size=self.batch_size,
             label_smoothing=self.label_smoothing,
+            averaging=recipe(name).averaging,
             seed=seed,
         )
 
@@ -151,4 +158,6 @@ class CompareConfig:
             del fields[name]
         for name in ("folder", "workers"):
             del fields["data"][name]
+        if self.tuned_in is not None:
+            fields["tuned_in"] = self.tuned_in.name
         return fields

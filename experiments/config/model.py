@@ -34,6 +34,8 @@ class ModelConfig:
     """The network."""
     width: float = 1.0
     """Factor on the number of channels; 1 is the published network."""
+    depth: int | None = None
+    """Layers of a ViT, or blocks in each stage of resnet20 (n make a ResNet-6n+2); if not given, as published."""
     hidden: tuple[int, ...] = (128, 128)
     """Widths of the hidden layers of mlp."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -51,6 +53,7 @@ class ModelConfig:
 
     def __post_init__(self):
         require(math.isfinite(self.width) and self.width > 0, f"model.width must be a number > 0, got {self.width}")
+        require(self.depth is None or self.depth >= 1, f"model.depth must be at least 1, got {self.depth}")
         require(all(n >= 1 for n in self.hidden), f"model.hidden must hold widths >= 1, got {self.hidden}")
         for name in ("dropout", "drop_path"):
             value = getattr(self, name)

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -12,9 +12,7 @@ from experiments.config.checks import require, require_at_least, require_momentu
 from experiments.config.data import DataConfig
 from experiments.config.model import ModelConfig
 from experiments.optim import HYPERPARAMETERS, TUNABLE, OptimConfig
-
-Averaging = Literal["none", "swad"]
-"""What to do with the iterates: take the last one, or average them (gam_jax.averaging.swad)."""
+from experiments.optim import Averaging as Averaging
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

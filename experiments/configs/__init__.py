@@ -13,7 +13,9 @@ CompareName = Literal[
     "digits_family",
     "digits_recipes",
     "fashion_mnist_resnet",
+    "fashion_mnist_resnet_full",
     "fashion_mnist_vit",
+    "fashion_mnist_vit_full",
     "cifar10_resnet",
 ]
 """Names that ``compare --config`` takes."""

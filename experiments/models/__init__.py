@@ -17,11 +17,11 @@ class _Entry(NamedTuple):
 
 
 _ALL_BUT_MLP = frozenset({"width", "dtype", "remat"})
-_VIT = _ALL_BUT_MLP | {"unroll", "dropout", "drop_path"}
+_VIT = _ALL_BUT_MLP | {"depth", "unroll", "dropout", "drop_path"}
 _MODELS: dict[str, _Entry] = {
     "mlp": _Entry(mlp.model, frozenset({"hidden"})),
     "resnet18": _Entry(resnet.resnet18, _ALL_BUT_MLP),
-    "resnet20": _Entry(resnet.resnet20, _ALL_BUT_MLP),
+    "resnet20": _Entry(resnet.resnet20, _ALL_BUT_MLP | {"depth"}),
     "resnet50": _Entry(resnet.resnet50, _ALL_BUT_MLP),
     "resnet101": _Entry(resnet.resnet101, _ALL_BUT_MLP),
     "wrn28_2": _Entry(wide_resnet.wrn28_2, _ALL_BUT_MLP),

@@ -52,8 +52,9 @@ def resnet18(config: ModelConfig, image_shape: tuple[int, int, int], num_classes
 
 
 def resnet20(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
-    """ResNet-20 of section 4.2, whose shortcuts have no parameters (option A)."""
-    return model(Architecture((3, 3, 3), 16, 16, 16, projection=False), config, image_shape, num_classes)
+    """ResNet-20 of section 4.2, whose shortcuts have no parameters (option A); with ``depth`` n its ResNet-6n+2."""
+    depths = (config.depth or 3,) * 3
+    return model(Architecture(depths, 16, 16, 16, projection=False), config, image_shape, num_classes)
 
 
 def resnet50(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:

@@ -105,7 +105,8 @@ class VisionTransformer(nnx.Module):
         num_classes: int,
         rngs: nnx.Rngs,
     ):
-        patch, embedding, heads, self.depth = architecture
+        patch, embedding, heads, depth = architecture
+        self.depth = config.depth or depth
         self.remat, self.unroll, self.dropout = config.remat, config.unroll, config.dropout
         self.rates = tuple(drop_path_rates(config.drop_path, self.depth))
         features = scaled(embedding, config.width, heads)

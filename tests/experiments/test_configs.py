@@ -181,7 +181,7 @@ def test_every_study_builds(folder, name):
             study, batch_size=8, data=dataclasses.replace(study.data, folder=folder, train_size=16)
         )
     compare.check(study)
-    config = study.run(trials(study, study.methods[0])[0], study.noise[-1], seed=1)
+    config = study.run(study.methods[0], trials(study, study.methods[0])[0], study.noise[-1], seed=1)
     setup = set_up(config)
     step = functools.partial(train_step, config, setup.seen, setup.loss_fn, setup.chain.tx)
     batch = shapes(config.batch_size, setup.pipeline.data_set.image_shape)

@@ -119,7 +119,7 @@ def test_swad_saves_the_average_of_the_iterates(averaged):
 
 def test_averaged_parameters_get_batch_statistics_of_their_own(tmp_path, monkeypatch):
     use_convnet(monkeypatch)
-    monkeypatch.setattr(programs, "_REFRESHING_STEPS", 6)
+    monkeypatch.setattr(programs, "REFRESHING_STEPS", 6)
     assert train(tmp_path, *AVERAGED, "--epochs", "6", "--model.name", "resnet20") == 0
     last, scores = state(tmp_path)
     assert last.averaging.started

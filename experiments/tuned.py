@@ -1,0 +1,44 @@
+"""A study that takes its hyper-parameters over from another one: the trials of that one become its own records."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.config import CompareConfig, require
+from experiments.store import Record, Store, differences, key, read_json, read_records
+
+_MAY_DIFFER = frozenset(
+    """
+    tuned_in methods seeds epochs batch_size measure measure_examples k probes rho ascent_steps restarts data.train_size
+    data.validation data.split_seed
+    """.split()
+)
+
+
+def adopt(config: CompareConfig, store: Store, tasks: Sequence[Record]) -> None:
+    """Copies the trials of ``config.tuned_in`` into the store, those that are not there yet.
+
+    Args:
+      config: of the study that takes over.
+      store: its records.
+      tasks: its trials.
+
+    Raises:
+      UserError: if that study has not finished them, or differs in what they depend on.
+    """
+    place = config.tuned_in
+    if place is None:
+        return
+    there = read_json(place / "config.json")
+    differing = differences(_decisive(there["config"]), _decisive(config.identity()))
+    require(not differing, f"--tuned-in {place} tuned something else:\n" + "\n".join(differing))
+    found = {key(record): record for record in read_records(place / "results.jsonl") if record["kind"] == "tune"}
+    for task in tasks:
+        require(key(task) in found, f"--tuned-in {place} has not finished this run: {task}")
+        if task not in store:
+            store.append(found[key(task)])
+
+
+def _decisive(identity: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a study's identity that its trials may not differ in."""
+    data = {name: value for name, value in identity["data"].items() if f"data.{name}" not in _MAY_DIFFER}
+    return {name: value for name, value in identity.items() if name not in _MAY_DIFFER} | {"data": data}
