@@ -12,12 +12,12 @@ from experiments.config import CompareConfig, DataName, MeasureConfig, TrainConf
 
 def run_compare(settings: CompareConfig, command: str) -> None:
     """Tunes and tests methods, and reports."""
-    from experiments import compare, picture, report, study_figures
+    from experiments import compare
     from experiments.progress import bars
     from experiments.provenance import provenance
-    from experiments.recipes import RECIPES
+    from experiments.publish import publish
     from experiments.store import open_store
-    from experiments.summary import summarize
+    from experiments.studies import study_of
     from experiments.tables import result_table
 
     compare.check(settings)
@@ -25,21 +25,23 @@ def run_compare(settings: CompareConfig, command: str) -> None:
     with open_store(settings.workdir, identity) as store:
         with bars() as bar:
             compare.compare(settings, store, bar, command)
-        summary = summarize(settings, store.records)
-        pictures = [picture.draw(settings, summary, store.records)]
-        if len(settings.noise) > 1:
-            pictures.append(study_figures.draw_noise(settings, summary))
-        if not RECIPES.keys().isdisjoint(settings.methods):
-            pictures.append(study_figures.draw_frontier(settings, summary))
-        if "flatness" in settings.measure:
-            pictures.append(study_figures.draw_flatness(settings, store.records))
-        written = [
-            *pictures,
-            report.write_csv(settings, store.records),
-            report.write_markdown(settings, summary, store.records, pictures),
-        ]
-    print(result_table(settings, summary))
+        study = study_of(settings, store.records, identity["made_with"])
+        written = publish(study)
+    print(result_table(settings, study.summary))
     _print_written([*written, settings.workdir / "results.jsonl"])
+
+
+def run_report(studies: Sequence[Path], output: Path, command: str) -> None:
+    """Reports on finished studies, each and all together."""
+    from experiments import evidence, evidence_figures
+    from experiments.publish import publish
+    from experiments.studies import read_study
+
+    found = [read_study(folder) for folder in studies]
+    output.mkdir(parents=True, exist_ok=True)
+    written = [path for study in found for path in publish(study)]
+    pictures = evidence_figures.draw(found, output)
+    _print_written([*written, *pictures, evidence.write(found, output, pictures, command)])
 
 
 def run_train(settings: TrainConfig, command: str) -> None:

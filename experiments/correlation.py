@@ -1,4 +1,4 @@
-"""Does flatness tell how well a network generalizes? Rank correlations over all final runs of a comparison."""
+"""Does flatness tell how well a network generalizes? Rank correlations over the final runs of a task, and of many."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -26,13 +26,18 @@ class Correlation(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.value:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
 
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation where both are finite; NaN if there is nothing to compare."""
-    finite = np.isfinite(x) & np.isfinite(y)
-    if len({*x[finite]}) < 2 or len({*y[finite]}) < 2:
-        return float("nan")
-    return float(np.corrcoef(rankdata(x[finite]), rankdata(y[finite]))[0, 1])
+
+def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation along the last axis, where both are finite; NaN if there is nothing to compare."""
+    both = np.isfinite(x) & np.isfinite(y)
+    ranks = [rankdata(np.where(both, values, np.nan), axis=-1, nan_policy="omit") for values in (x, y)]
+    count = both.sum(-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x, y = (np.where(both, rank - np.nansum(rank, -1, keepdims=True) / count, 0.0) for rank in ranks)
+        return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
 
 
 def correlate(x: np.ndarray, y: np.ndarray) -> Correlation:
@@ -40,10 +45,49 @@ def correlate(x: np.ndarray, y: np.ndarray) -> Correlation:
 
     The interval is a percentile bootstrap over seeds, since the methods of one seed share its data.
     """
-    rng, seeds = np.random.default_rng(0), x.shape[1]
-    draws = [rng.integers(0, seeds, seeds) for _ in range(_RESAMPLES)]
-    low, high = np.nanpercentile([spearman(x[:, d].ravel(), y[:, d].ravel()) for d in draws], (2.5, 97.5))
-    return Correlation(spearman(x.ravel(), y.ravel()), float(low), float(high))
+    return pool([Sample(x[None], y)], within=False)[0][0]
+
+
+class Sample(NamedTuple):
+    """The final runs of a task.
+
+    Attributes:
+      measures: flatness, shape (measures, methods, seeds).
+      outcome: what it may predict, (methods, seeds).
+    """
+
+    measures: np.ndarray
+    outcome: np.ndarray
+
+    def correlations(self, seeds: np.ndarray, *, within: bool) -> np.ndarray:
+        """Of each measure with the outcome over some seeds, with any leading axes: shape (measures, *axes).
+
+        Methods together, or the mean over single methods.
+        """
+        x, y = np.moveaxis(self.measures[..., seeds], 1, -2), np.moveaxis(self.outcome[..., seeds], 0, -2)
+        if within:
+            return np.nanmean(spearman(x, y), axis=-1)
+        return spearman(x.reshape(*x.shape[:-2], -1), y.reshape(*y.shape[:-2], -1))
+
+
+def pool(samples: Sequence[Sample], *, within: bool) -> tuple[list[Correlation], list[Correlation]]:
+    """The mean rank correlation over tasks of each measure, and by how much that of the first one is above it.
+
+    The intervals are percentile bootstraps over the seeds of each task; they say nothing of other tasks.
+    """
+    rng = np.random.default_rng(0)
+    sizes = [sample.outcome.shape[1] for sample in samples]
+    drawn = [rng.integers(0, size, (_RESAMPLES, size)) for size in sizes]
+    seeds = [np.vstack([np.arange(size), draws]) for size, draws in zip(sizes, drawn, strict=True)]
+    of = [sample.correlations(rows, within=within) for sample, rows in zip(samples, seeds, strict=True)]
+    mean = np.mean(of, axis=0)
+    return _intervals(mean), _intervals(mean[:1] - mean)
+
+
+def _intervals(values: np.ndarray) -> list[Correlation]:
+    """Of arrays whose last axis has the value, then those of the resamples."""
+    low, high = np.nanpercentile(values[:, 1:], (2.5, 97.5), axis=1)
+    return [Correlation(*map(float, found)) for found in zip(values[:, 0], low, high, strict=True)]
 
 
 def correlation_table(config: CompareConfig, records: Sequence[Record]) -> str:
@@ -56,7 +100,7 @@ def correlation_table(config: CompareConfig, records: Sequence[Record]) -> str:
             for outcome in OUTCOMES.values():
                 y = np.stack([outcome(records, noise, method) for method in config.methods])
                 found = correlate(x, y)
-                cells.append(f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})")
+                cells.append(str(found))
         rows.append([name, *cells])
     columns = [f"{noise:.0%}: {outcome}" for noise in config.noise for outcome in OUTCOMES]
     return markdown(["measure at the end", *columns], rows)

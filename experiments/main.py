@@ -62,6 +62,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         """
         return functools.partial(commands.run_compare, settings)
 
+    def report(studies: tuple[Path, ...], output: Path) -> Job:
+        """Report on finished studies: write the report and the pictures of each anew, and what they say together.
+
+        Everything is made from the records of the studies, whatever code they were made with. Writes to --output:
+        evidence.md, gains.png, prediction.png.
+
+        Args:
+          studies: their folders.
+          output: folder of the common report.
+        """
+        return functools.partial(commands.run_report, studies, output)
+
     def train(
         config: Annotated[str, tyro.conf.arg(metavar="NAME", help=_NAMES_HELP)],
         settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = run,
@@ -149,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     subcommands: dict[str, Callable[..., Job]] = {
         "compare": compare,
+        "report": report,
         "train": train,
         "prepare": prepare,
         "flatness": flatness,

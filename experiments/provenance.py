@@ -16,10 +16,10 @@ import gam_jax
 _APART = frozenset(
     """
     main.py commands.py report.py tables.py summary.py correlation.py picture.py figures.py study_figures.py curves.py
-    progress.py prepare.py benchmarks
+    studies.py publish.py evidence.py evidence_figures.py progress.py prepare.py benchmarks configs
     """.split()
 )
-"""Code that shows results and does not decide them."""
+"""Code that shows results and does not decide them; a config decides, and is recorded whole."""
 _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn", "orbax-checkpoint")
 
 

@@ -4,13 +4,15 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.compare import TUNING_SEED
 from experiments.config import CompareConfig
 from experiments.correlation import correlation_table
-from experiments.provenance import provenance
+from experiments.data import DATA_SETS
 from experiments.recipes import label
 from experiments.store import Record, write_atomically
+from experiments.studies import Study
 from experiments.summary import Row
 from experiments.tables import (
     chosen_table,
@@ -18,6 +20,7 @@ from experiments.tables import (
     final,
     flatness_table,
     grid_table,
+    hours,
     paired_table,
     result_table,
     tuned_names,
@@ -27,8 +30,9 @@ _RUN = ("noise", "method", "seed")
 _SCORES = ("diverged", "test_accuracy", "test_loss", "train_accuracy", "train_loss", "generalization_gap")
 
 
-def write_csv(config: CompareConfig, records: Sequence[Record]) -> Path:
+def write_csv(study: Study) -> Path:
     """One line per final run, hyper-parameters included; run times are left out, so that it is reproducible."""
+    config, records = study.config, study.records
     runs, names = final(config, records), tuned_names(config)
     measured = [_measured(config, record) for record in runs]
     columns = list(dict.fromkeys(name for row in measured for name in row))
@@ -44,15 +48,16 @@ def write_csv(config: CompareConfig, records: Sequence[Record]) -> Path:
     return path
 
 
-def write_markdown(config: CompareConfig, summary: Sequence[Row], records: Sequence[Record], pictures: Sequence[Path]):
+def write_markdown(study: Study, pictures: Sequence[Path]) -> Path:
     """The report: result, paired differences, chosen hyper-parameters, and how it all came about."""
+    config, records, summary, made_with = study
     path = config.workdir / "report.md"
     sections = [
         *_result(config, summary, pictures),
         *_paired(config, records),
         *(_flatness(config, records) if config.measure else []),
         *_hyperparameters(config, records),
-        *_setting(config, records),
+        *_setting(config, records, made_with),
     ]
     write_atomically(path, "\n".join(sections))
     return path
@@ -145,7 +150,7 @@ def _hyperparameters(config: CompareConfig, records: Sequence[Record]) -> list[s
         f"Chosen on validation images with their true labels, by mean accuracy over "
         f"{_seeds(TUNING_SEED, config.tuning_seeds)}, ties broken by the validation loss. Each method tried "
         f"{config.trials} points of its grid, drawn at random where the grid is larger. The test set played no part. "
-        "The validation accuracy of the winner is the best of many, hence optimistic.",
+        f"The validation accuracy of the winner is the best of many, hence optimistic.{_order(config)}",
         "",
         chosen_table(config, records),
         "",
@@ -156,8 +161,16 @@ def _hyperparameters(config: CompareConfig, records: Sequence[Record]) -> list[s
     ]
 
 
-def _setting(config: CompareConfig, records: Sequence[Record]) -> list[str]:
-    hours = {kind: sum(r["seconds"] for r in records if r["kind"] == kind) / 3600 for kind in ("tune", "test")}
+def _order(config: CompareConfig) -> str:
+    """How the tuning departs from the usual."""
+    base = label(config.methods[0], config.base)
+    shared = f" Learning rate and weight decay were tuned for {base} alone, and the others took them over."
+    elsewhere = f" The trials are those of the study {config.tuned_in and config.tuned_in.name}."
+    return shared * config.base_first + elsewhere * (config.tuned_in is not None)
+
+
+def _setting(config: CompareConfig, records: Sequence[Record], made_with: dict[str, Any]) -> list[str]:
+    spent = hours(records)
     size = "all" if config.data.train_size is None else config.data.train_size
     warmup = f", after a warm-up of {config.warmup:.0%} of the steps" if config.warmup else ""
     decay = "added to the gradient after the method" if config.base == "sgd" else "decoupled, of matrices only"
@@ -170,22 +183,29 @@ def _setting(config: CompareConfig, records: Sequence[Record]) -> list[str]:
         f"- Network: {config.model.name}, {_network(config)}; {config.epochs} epochs of batches of "
         f"{config.batch_size}, {config.base} with momentum {config.momentum}, learning rate with a cosine to 0"
         f"{warmup}, weight decay {decay}.",
-        f"- Time: {hours['tune']:.2f} hours of tuning and {hours['test']:.2f} hours of final runs, summed over runs on "
+        f"- Time: {spent['tune']:.2f} hours of tuning and {spent['test']:.2f} hours of final runs, summed over runs on "
         "one core each, compilation and measurements left out.",
         *[
             f"- Command, {s['started']}: `{s['command']}`; {s['hardware']}; Python {s['python']}."
             for s in records
             if s["kind"] == "session"
         ],
-        "- Versions: " + ", ".join(f"{name} {version}" for name, version in provenance().items()) + ".",
+        "- Versions: " + ", ".join(f"{name} {version}" for name, version in made_with.items()) + ".",
         "",
     ]
 
 
 def _network(config: CompareConfig) -> str:
-    if config.model.name == "mlp":
-        return "hidden layers of " + ", ".join(map(str, config.model.hidden))
-    return f"width {config.model.width:.3g}"
+    model = config.model
+    if model.name == "mlp":
+        return "hidden layers of " + ", ".join(map(str, model.hidden))
+    depth = "" if model.depth is None else f", depth {model.depth}"
+    return f"width {model.width:.3g}{depth}, {_image(config)}"
+
+
+def _image(config: CompareConfig) -> str:
+    size = config.data.image_size or DATA_SETS[config.data.name].image_shape[0]
+    return f"images of {size} x {size} pixels"
 
 
 def _measured(config: CompareConfig, record: Record) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""Pictures of a comparison beyond its result: accuracy over label noise, and flatness over radius and time."""
+"""Pictures of a comparison beyond its result: accuracy over label noise and cost, flatness over radius and time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +52,36 @@ def draw_frontier(config: CompareConfig, summary: Sequence[Row]) -> Path:
         return save(figure, config.workdir / "frontier.png")
 
 
+def ratios(config: CompareConfig) -> dict[str, float]:
+    """The methods that take GAM's steps in place of some of the base optimizer's, and in place of how many."""
+    found = {"plain": 0.0, "gam": 1.0}
+    for name, (method, _, options, _) in RECIPES.items():
+        if method == "gam" and options.keys() == {"interval", "between", "max_ratio"} and options["between"] == "skip":
+            found[name] = 1 / options["interval"]
+    return {name: ratio for name, ratio in sorted(found.items(), key=lambda item: item[1]) if name in config.methods}
+
+
+def draw_ratios(config: CompareConfig, summary: Sequence[Row]) -> Path:
+    """Test accuracy against measured time for each share of GAM's steps (Fig. 4 of the paper)."""
+    with style():
+        figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+        shares = ratios(config)
+        for noise in config.noise:
+            rows = {row.method: row for row in summary if row.noise == noise}
+            time = [rows[method].time_ratio for method in shares]
+            means, errors = zip(*(rows[method].test_accuracy for method in shares), strict=True)
+            title = f"{noise:.0%} wrong labels" if noise else "true labels"
+            axis.errorbar(time, means, errors, marker="o", markersize=4, capsize=3, label=title)
+            for x, y, share in zip(time, means, shares.values(), strict=True):
+                axis.annotate(f"{share:g}", (x, y), (5, 5), textcoords="offset points", fontsize=9)
+        base = label(config.methods[0], config.base)
+        axis.set(xlabel=f"measured time of training ({base} = 1)", ylabel="test accuracy, %")
+        axis.set_title("numbers: share of the steps that are GAM's", fontsize=11)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+        return save(figure, config.workdir / "ratios.png")
+
+
 def draw_flatness(config: CompareConfig, records: Sequence[Record]) -> Path:
     """R1 over the radius, and the top eigenvalues, at half-time and at the end (Fig. 3); a row per noise level."""
     wanted = [quantity for quantity in ("flatness", "eigenvalues") if quantity in config.measure]
@@ -61,6 +91,8 @@ def draw_flatness(config: CompareConfig, records: Sequence[Record]) -> Path:
         figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
         figure.set_layout_engine("constrained")
         for noise, line in zip(config.noise, axes, strict=True):
+            for half, end in zip(line[::2], line[1::2], strict=True):
+                end.sharey(half)
             panels = [(quantity, stage) for quantity in wanted for stage in ("half", "end")]
             for axis, (quantity, stage) in zip(line, panels, strict=True):
                 radii = quantity == "flatness"
@@ -76,8 +108,7 @@ def draw_flatness(config: CompareConfig, records: Sequence[Record]) -> Path:
                 axis.xaxis.set_minor_locator(NullLocator())
                 axis.set_title(f"{noise:.0%} wrong, {'half-time' if stage == 'half' else 'end'}", fontsize=10)
                 axis.grid(alpha=0.3)
-            for axis, end, quantity in zip(line[::2], line[1::2], wanted, strict=True):
-                end.sharey(axis)
+            for axis, quantity in zip(line[::2], wanted, strict=True):
                 axis.set_ylabel("R1" if quantity == "flatness" else "Hessian eigenvalue")
         handles = axes[0, 0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside upper center", ncols=5, frameon=False)

@@ -123,6 +123,11 @@ def final(config: CompareConfig, records: Sequence[Record]) -> list[Record]:
     return sorted(runs, key=lambda r: (r["noise"], config.methods.index(r["method"]), r["seed"]))
 
 
+def hours(records: Sequence[Record]) -> dict[str, float]:
+    """Time that trials and final runs have taken, by kind."""
+    return {kind: sum(r["seconds"] for r in records if r["kind"] == kind) / 3600 for kind in ("tune", "test")}
+
+
 def _about(record: Record) -> tuple[float, str]:
     return record["noise"], record["method"]
 

@@ -161,3 +161,17 @@ class CompareConfig:
         if self.tuned_in is not None:
             fields["tuned_in"] = self.tuned_in.name
         return fields
+
+    @classmethod
+    def of(cls, workdir: Path, identity: dict[str, Any]) -> "CompareConfig":
+        """The config with this identity, and for the rest the defaults."""
+        rebuilt: dict[str, Any] = {
+            "data": DataConfig(**identity["data"]),
+            "model": ModelConfig.of(identity["model"]),
+            "grid": GridConfig(**{name: tuple(values) for name, values in identity["grid"].items()}),
+        }
+        for name in ("methods", "noise", "measure", "rho"):
+            rebuilt[name] = tuple(identity[name])
+        if identity.get("tuned_in") is not None:
+            rebuilt["tuned_in"] = Path(identity["tuned_in"])
+        return cls(**{**identity, **rebuilt, "workdir": workdir})

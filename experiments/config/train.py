@@ -106,12 +106,9 @@ class TrainConfig:
     @classmethod
     def of(cls, workdir: Path, identity: dict[str, Any]) -> "TrainConfig":
         """The config with this identity, and for the rest the defaults."""
-        model = dict(identity["model"])
-        model["hidden"] = tuple(model["hidden"])
-        model["pretrained"] = None if model["pretrained"] is None else Path(model["pretrained"])
         rebuilt: dict[str, Any] = {
             "data": DataConfig(**identity["data"]),
-            "model": ModelConfig(**model),
+            "model": ModelConfig.of(identity["model"]),
             "optim": OptimConfig(**identity["optim"]),
         }
         return cls(**{**identity, **rebuilt, "workdir": workdir})

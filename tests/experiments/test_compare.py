@@ -256,7 +256,9 @@ def test_a_worker_ends_with_its_input_also_in_the_middle_of_a_run():
     optim = OptimConfig(method="plain", learning_rate=0.1, weight_decay=0.0, momentum=0.9)
     worker = pool._start(cores(1)[0])
     assert worker.stdin is not None
-    worker.stdin.write(json.dumps(make_job("tune", config.run("plain", optim, 0.0, 0), Wanted.of(config))).encode() + b"\n")
+    worker.stdin.write(
+        json.dumps(make_job("tune", config.run("plain", optim, 0.0, 0), Wanted.of(config))).encode() + b"\n"
+    )
     worker.stdin.flush()
     time.sleep(5)
     assert worker.poll() is None

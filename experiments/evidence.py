@@ -1,0 +1,227 @@
+"""What several studies say together: one report, made from all of their runs."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.correlation import OUTCOMES, Sample, pool
+from experiments.optim import METHODS, Method
+from experiments.recipes import RECIPES, label, recipe
+from experiments.store import write_atomically
+from experiments.studies import Study, Task, tasks
+from experiments.summary import Estimate, difference, values
+from experiments.tables import hours, markdown, measures, plus_minus, signed
+
+PAPER: tuple[Method, ...] = ("sam", "gam", "sam+gam", "accelerated_gam")
+"""What the paper compares with the base optimizer."""
+_CLAIMS = (*((name, "plain") for name in PAPER), ("sam+gam", "sam"), ("gam", "sam"), ("accelerated_gam", "gam"))
+MEASURES = ("R1 at 0.1", "R0 at 0.1", "top eigenvalue", "trace")
+"""What may predict generalization; the first is compared with the others."""
+
+
+def write(studies: Sequence[Study], output: Path, pictures: Iterable[Path], command: str) -> Path:
+    """Writes ``evidence.md``."""
+    links = [f"![{path.stem}]({path.name})" for path in pictures]
+    path = output / "evidence.md"
+    text = [*_gains(studies, links), *_flatness(studies), *_prediction(studies), *_others(studies), *_sources(studies)]
+    write_atomically(path, "\n".join([*text, f"Command: `{command}`", ""]))
+    return path
+
+
+def _gains(studies: Sequence[Study], links: Sequence[str]) -> list[str]:
+    return [
+        "# What the studies say together",
+        "",
+        *links,
+        "",
+        "## Gains over the base optimizer",
+        "",
+        "Test accuracy in percent, mean and standard error over seeds; gains in percentage points, paired by seed; in "
+        "bold those of more than two standard errors, either way. Every study is here, and every task of it.",
+        "",
+        gain_table(tasks(studies), PAPER),
+        "",
+        "Counted over these tasks (which share data, so they are not independent): how often the difference is more "
+        "than two standard errors, and its mean over tasks with the standard error of that.",
+        "",
+        claim_table(tasks(studies)),
+        "",
+    ]
+
+
+def gain_table(wanted: Sequence[Task], methods: Sequence[str]) -> str:
+    """A row for each task: accuracy of the base optimizer, and what each method gains."""
+    rows = []
+    for study, noise in wanted:
+        config = study.config
+        base = study.row(noise, config.methods[0])
+        gains = [_gain(study, noise, name) if name in config.methods else "" for name in methods]
+        name = f"{label(base.method, config.base)} {plus_minus(base.test_accuracy, 2)}"
+        rows.append([Task(study, noise).label, name, f"{config.seeds}", *gains])
+    return markdown(["task", "base", "seeds", *(label(name, "sgd") for name in methods)], rows)
+
+
+def _gain(study: Study, noise: float, method: str) -> str:
+    row = study.row(noise, method)
+    diverged = f" ({row.diverged} diverged)" if row.diverged else ""
+    text = signed(row.gain.estimate)
+    return (f"**{text}**" if is_clear(row.gain.estimate) else text) + diverged
+
+
+def is_clear(estimate: Estimate) -> bool:
+    """Whether a difference is more than two standard errors."""
+    return abs(estimate.mean) > 2 * estimate.error
+
+
+def claim_table(wanted: Sequence[Task]) -> str:
+    """How often one method is better than another one."""
+    rows = []
+    for method, other in _CLAIMS:
+        found = [
+            difference(study.records, noise, method, other).estimate
+            for study, noise in wanted
+            if {method, other} <= {*study.config.methods}
+        ]
+        if not found:
+            continue
+        clear = [one.mean for one in found if is_clear(one)]
+        better = sum(mean > 0 for mean in clear)
+        means = np.array([one.mean for one in found])
+        counts = [len(found), int(np.sum(means > 0)), better, len(clear) - better]
+        names = f"{label(method, 'sgd')} - {'base' if other == 'plain' else label(other, 'sgd')}"
+        rows.append([names, *map(str, counts), signed(Estimate.of(means))])
+    return markdown(["methods", "tasks", "better", "clearly better", "clearly worse", "mean over tasks"], rows)
+
+
+def _flatness(studies: Sequence[Study]) -> list[str]:
+    return [
+        "## Flatness at the end of training",
+        "",
+        "Each method's mean over the base optimizer's on the same task; geometric mean over tasks, and in how many "
+        "tasks the method is flatter (below 1).",
+        "",
+        flatness_table(tasks(studies)),
+        "",
+    ]
+
+
+def flatness_table(wanted: Sequence[Task]) -> str:
+    """How flat each method's networks are, relative to those of the base optimizer."""
+    rows = []
+    for name in PAPER:
+        cells = []
+        for measure in MEASURES:
+            found = np.array(
+                [
+                    _mean(study, noise, name, measure) / _mean(study, noise, study.config.methods[0], measure)
+                    for study, noise in wanted
+                    if name in study.config.methods and measure in measures(study.config, "end")
+                ]
+            )
+            found = found[found > 0]
+            flatter = f"({np.sum(found < 1)} of {len(found)})"
+            cells.append(f"{np.exp(np.log(found).mean()):.2f} {flatter}" if len(found) > 0 else "")
+        rows.append([label(name, "sgd"), *cells])
+    return markdown(["method", *MEASURES], rows)
+
+
+def _mean(study: Study, noise: float, method: str, measure: str) -> float:
+    path = measures(study.config, "end")[measure]
+    return Estimate.of(values(study.records, noise, method, *path)).mean
+
+
+def _prediction(studies: Sequence[Study]) -> list[str]:
+    count = len(samples(studies, *OUTCOMES.values()))
+    networks = sum(sample.outcome.size for sample in samples(studies, next(iter(OUTCOMES.values()))))
+    return [
+        "## Does flatness predict generalization?",
+        "",
+        "Spearman's rank correlation with flatness of the training loss, positive where flatter networks do better: "
+        f"the mean over the {count // len(OUTCOMES)} tasks where all of these were measured, {networks} networks, with "
+        "95 % percentile bootstraps over the seeds of each task. *Together*: over all networks of a task, whose "
+        "methods differ in more than flatness. *Within*: over the seeds of one method, then the mean over methods. "
+        "*R1 minus*: by how much the correlation of R1 is above it.",
+        "",
+        prediction_table(studies),
+        "",
+    ]
+
+
+def samples(studies: Sequence[Study], *outcomes: Any) -> list[Sample]:
+    """The tasks on which all measures were taken."""
+    found = []
+    for (study, noise), outcome in itertools.product(tasks(studies), outcomes):
+        places = measures(study.config, "end")
+        if not {*MEASURES} <= places.keys():
+            continue
+        of = [(study.records, noise, method) for method in study.config.methods]
+        flat = np.array([[values(*one, *places[name]) for one in of] for name in MEASURES])
+        found.append(Sample(flat, np.array([outcome(*one) for one in of])))
+    return found
+
+
+def prediction_table(studies: Sequence[Study]) -> str:
+    """A row for each outcome, way of comparing, and measure."""
+    rows = []
+    for (name, outcome), within in itertools.product(OUTCOMES.items(), (False, True)):
+        found = samples(studies, outcome)
+        if not found:
+            continue
+        correlations, above = pool(found, within=within)
+        for measure, value, lead in zip(MEASURES, correlations, above, strict=True):
+            minus = "" if measure == MEASURES[0] else str(lead)
+            rows.append([name, "within" if within else "together", measure, str(value), minus])
+    return markdown(["predicts", "networks", "measure", "rank correlation", "R1 minus"], rows)
+
+
+def _others(studies: Sequence[Study]) -> list[str]:
+    """The neighbours, and the recipes."""
+    family = [*(name for name in METHODS if name not in ("plain", *PAPER)), "swad"]
+    neighbours = [task for task in tasks(studies) if not {*family}.isdisjoint(task.study.config.methods)]
+    cheap = [task for task in tasks(studies) if {"gam", "gam_skip_10"} <= {*task.study.config.methods}]
+    return [
+        "## The neighbours",
+        "",
+        gain_table(neighbours, [*PAPER, *family]),
+        "",
+        "## Cheaper steps",
+        "",
+        "Gain over the base optimizer, and in brackets the FLOPs of a step relative to it.",
+        "",
+        recipe_table(cheap),
+        "",
+    ]
+
+
+def recipe_table(wanted: Sequence[Task]) -> str:
+    """A row for each way to take a step."""
+    names = [*PAPER, *(name for name in RECIPES if recipe(name).averaging == "none")]
+    rows = []
+    for name in names:
+        cells = []
+        for study, noise in wanted:
+            there = name in study.config.methods
+            cells.append(f"{_gain(study, noise, name)} ({study.row(noise, name).flop_ratio:.2f})" if there else "")
+        rows.append([label(name, "sgd"), *cells])
+    return markdown(["step", *(task.label for task in wanted)], [row for row in rows if any(row[1:])])
+
+
+def _sources(studies: Sequence[Study]) -> list[str]:
+    rows = []
+    for study in studies:
+        spent = hours(study.records)
+        made = f"jax {study.made_with['jax']}, source {study.made_with['source']}"
+        runs = sum(record["kind"] in ("tune", "test") for record in study.records)
+        rows.append([study.name, str(runs), f"{spent['tune']:.2f} + {spent['test']:.2f}", made])
+    return [
+        "## Sources",
+        "",
+        "Core hours of training (tuning + final runs), compilation and measurements left out. Commands, seeds, "
+        "hardware, grids and choices are in the report of each study.",
+        "",
+        markdown(["study", "runs", "core hours", "made with"], rows),
+        "",
+    ]
