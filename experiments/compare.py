@@ -4,7 +4,7 @@ from collections.abc import Container, Iterable
 
 import rich.progress
 
-from experiments.config import CompareConfig, require
+from experiments.config import SPLIT_PER_SEED, CompareConfig, require
 from experiments.data import DATA_SETS, open_data
 from experiments.job import Wanted, make_job
 from experiments.optim import OptimConfig
@@ -26,8 +26,8 @@ def check(config: CompareConfig) -> None:
     data = config.data
     require(DATA_SETS[data.name].in_memory, f"{data.name} does not fit into memory, and a comparison needs that")
     require(
-        data.name != "digits" or data.split_seed == 0,
-        f"of the digits each seed draws its own split: data.split_seed must be 0, got {data.split_seed}",
+        data.name not in SPLIT_PER_SEED or data.split_seed == 0,
+        f"of {data.name} each seed draws its own split: data.split_seed must be 0, got {data.split_seed}",
     )
     pipeline = open_data(data, seed=0, batch_size=config.batch_size, process_index=0, process_count=1)
     first = config.methods[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.compare import TUNING_SEED
-from experiments.config import CompareConfig
+from experiments.config import SPLIT_PER_SEED, CompareConfig
 from experiments.correlation import correlation_table
 from experiments.data import DATA_SETS
 from experiments.recipes import label
@@ -16,6 +16,7 @@ from experiments.studies import Study
 from experiments.summary import Row
 from experiments.tables import (
     chosen_table,
+    domain_table,
     edges,
     final,
     flatness_table,
@@ -53,7 +54,7 @@ def write_markdown(study: Study, pictures: Sequence[Path]) -> Path:
     config, records, summary, made_with = study
     path = config.workdir / "report.md"
     sections = [
-        *_result(config, summary, pictures),
+        *_result(config, summary, records, pictures),
         *_paired(config, records),
         *(_flatness(config, records) if config.measure else []),
         *_hyperparameters(config, records),
@@ -68,11 +69,12 @@ def task_name(config: CompareConfig) -> str:
     return f"{config.data.name}, {config.model.name}, {config.base}"
 
 
-def _result(config: CompareConfig, summary: Sequence[Row], pictures: Sequence[Path]) -> list[str]:
+def _result(
+    config: CompareConfig, summary: Sequence[Row], records: Sequence[Record], pictures: Sequence[Path]
+) -> list[str]:
     base, runs = label(config.methods[0], config.base), len(summary) * config.seeds
     diverged = sum(row.diverged for row in summary)
     stopped = f"**{diverged} of the {runs} final runs diverged**" if diverged else f"None of the {runs} runs diverged"
-    is_digits = config.data.name == "digits"
     methods = ", ".join(label(method, config.base) for method in config.methods)
     return [
         f"# {methods} on {task_name(config)}",
@@ -85,9 +87,7 @@ def _result(config: CompareConfig, summary: Sequence[Row], pictures: Sequence[Pa
         "## Result",
         "",
         f"Mean and standard error over {_seeds(0, config.seeds)}; a seed decides label noise, initial parameters,",
-        "batch order" + (" and training images" if is_digits else "") + ", the same for every method.",
-        "The test set is fixed" + ("" if is_digits else ", and so are training and validation images") + ", so the",
-        f"standard error leaves out its own sampling. *Over {base}* is the mean difference in percentage points,",
+        f"{_split(config)} *Over {base}* is the mean difference in percentage points,",
         "paired by seed. Training loss is the mean cross-entropy over all training images with the labels that were",
         f"trained on, wrong ones included. {_eigenvalue(config)}{stopped}; means are over those that did not.",
         "Step time is the median ratio of whole runs of the same seed; FLOPs are those of matrix products and",
@@ -95,7 +95,27 @@ def _result(config: CompareConfig, summary: Sequence[Row], pictures: Sequence[Pa
         "",
         result_table(config, summary),
         "",
+        *(
+            ["By held-out domain:", "", domain_table(config, records), ""]
+            if DATA_SETS[config.data.name].domains
+            else []
+        ),
     ]
+
+
+def _split(config: CompareConfig) -> str:
+    """What a seed decides, and what not."""
+    domains = DATA_SETS[config.data.name].domains
+    if domains:
+        return (
+            f"batch order, and which domain is held out as the test set ({', '.join(domains)} in turn), the same\n"
+            "for every method. Hyper-parameters are chosen on the other domains, for all held-out ones together."
+        )
+    if config.data.name in SPLIT_PER_SEED:
+        order, fixed = "batch order and training images", "The test set is fixed"
+    else:
+        order, fixed = "batch order", "The test set is fixed, and so are training and validation images"
+    return f"{order}, the same for every method.\n{fixed}, so the standard error leaves out its own sampling."
 
 
 def _eigenvalue(config: CompareConfig) -> str:

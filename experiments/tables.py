@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from experiments.config import CompareConfig
+from experiments.data import DATA_SETS
 from experiments.recipes import hyperparameters, label
 from experiments.search import from_base, grid_size, method_grid, num_trials
 from experiments.store import Record
@@ -50,6 +51,16 @@ def paired_table(config: CompareConfig, records: Sequence[Record]) -> str:
 
 def _cells(found: Difference, seeds: int) -> list[str]:
     return [signed(found.estimate), *map(str, (found.wins, found.losses, seeds - found.wins - found.losses))]
+
+
+def domain_table(config: CompareConfig, records: Sequence[Record]) -> str:
+    """Test accuracy on each domain that was held out, of the seeds that held it out."""
+    domains, rows = DATA_SETS[config.data.name].domains, []
+    for noise, method in itertools.product(config.noise, config.methods):
+        accuracy = 100 * values(records, noise, method, "test_accuracy")
+        found = [plus_minus(Estimate.of(accuracy[i :: len(domains)]), 2) for i in range(len(domains))]
+        rows.append([f"{noise:.0%}", label(method, config.base), *found])
+    return markdown(["wrong labels", "method", *domains], rows)
 
 
 def chosen_table(config: CompareConfig, records: Sequence[Record]) -> str:

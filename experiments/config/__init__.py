@@ -8,6 +8,7 @@ from experiments.config.checks import require_distinct as require_distinct
 from experiments.config.compare import CompareConfig as CompareConfig
 from experiments.config.compare import GridConfig as GridConfig
 from experiments.config.compare import Quantity as Quantity
+from experiments.config.data import SPLIT_PER_SEED as SPLIT_PER_SEED
 from experiments.config.data import Augmentation as Augmentation
 from experiments.config.data import DataConfig as DataConfig
 from experiments.config.data import DataName as DataName

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.config.checks import require, require_at_least, require_distinct, require_fraction
-from experiments.config.data import DataConfig
+from experiments.config.data import SPLIT_PER_SEED, DataConfig
 from experiments.config.model import ModelConfig
 from experiments.config.train import TrainConfig
 from experiments.optim import Base, Method, OptimConfig, nearest
@@ -59,7 +59,8 @@ class CompareConfig:
     workdir: Path
     """Folder of the results. Started again on the same folder, the same command goes on where it stopped."""
     data: DataConfig
-    """The data and its split; of the digits each seed draws its own split, of the others it is always the same."""
+    """The data and its split; of the digits each seed draws its own split, of pacs it holds another domain out in
+    turn, of the others it is always the same."""
     model: ModelConfig
     """The network."""
     grid: GridConfig
@@ -138,7 +139,7 @@ class CompareConfig:
 
     def run(self, name: str, optim: OptimConfig, noise: float, seed: int) -> TrainConfig:
         """The training run of a method with these hyper-parameters, this share of wrong labels and this seed."""
-        split_seed = seed if self.data.name == "digits" else self.data.split_seed
+        split_seed = seed if self.data.name in SPLIT_PER_SEED else self.data.split_seed
         return TrainConfig(
             workdir=self.workdir,
             data=dataclasses.replace(self.data, noise=noise, split_seed=split_seed),

@@ -6,8 +6,10 @@ from typing import Literal
 
 from experiments.config.checks import require, require_at_least, require_fraction
 
-DataName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "imagenet", "cars", "pets", "food101"]
+DataName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "pacs", "imagenet", "cars", "pets", "food101"]
 """Data sets that a network can be trained on."""
+SPLIT_PER_SEED: tuple[DataName, ...] = ("digits", "pacs")
+"""Those of which each seed of a study draws its own split."""
 Augmentation = Literal["none", "basic", "cutout", "randaugment", "autoaugment"]
 """Of training images: nothing; random crop and flip; and on top of these Cutout, RandAugment, AutoAugment."""
 
@@ -31,7 +33,8 @@ class DataConfig:
     image_size: int | None = None
     """Resize images to this height and width; if not given, the size that the data set has."""
     split_seed: int = 0
-    """Which images are set aside, and which are trained on where train_size is given."""
+    """Which images are set aside, and which are trained on where train_size is given. Of pacs the domain with this
+    number modulo 4 is the test set: art painting, cartoon, photo, sketch."""
     workers: int = 0
     """Processes that decode images, for data sets that do not fit into memory; with 0, threads of this one."""
 

@@ -17,6 +17,7 @@ CompareName = Literal[
     "fashion_mnist_vit",
     "fashion_mnist_vit_full",
     "cifar10_resnet",
+    "pacs",
 ]
 """Names that ``compare --config`` takes."""
 _FAMILIES = (digits, fashion_mnist, cifar, imagenet, transfer)

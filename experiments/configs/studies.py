@@ -176,6 +176,19 @@ _cifar10_resnet = dataclasses.replace(
 """10 % of the training images that are left when the validation images are set aside, at half their resolution, cropped
 and flipped at random; a ResNet-8 of 298,000 parameters."""
 
+_pacs = dataclasses.replace(
+    _fashion_mnist_resnet,
+    workdir=Path("runs/pacs"),
+    data=DataConfig(name="pacs", validation=0.2, image_size=24),
+    methods=(*_PAPER, "fad", "swad"),
+    epochs=20,
+    batch_size=32,
+    tuning_seeds=4,
+    seeds=12,
+    measure=(),
+)
+"""Domain generalization: of four domains each seed holds another one out. 672 training images, cropped and flipped."""
+
 STUDIES = {
     study.workdir.name: study
     for study in (
@@ -189,6 +202,7 @@ STUDIES = {
         _fashion_mnist_vit,
         _fashion_mnist_vit_full,
         _cifar10_resnet,
+        _pacs,
     )
 }
 """Every study by name, which is also that of its folder in ``runs``."""

@@ -9,13 +9,14 @@ class DataSet:
 
     Attributes:
       name: here.
-      tfds_name: in TensorFlow Datasets, with its version; None for scikit-learn's digits.
+      tfds_name: in TensorFlow Datasets, with its version; None where it has other ways.
       num_classes: labels are 0 ... num_classes - 1.
       image_shape: height, width, channels of what training sees.
       mean: of each channel, with pixels in [0, 1].
       std: standard deviation of each channel, with pixels in [0, 1].
       in_memory: decoded once and kept; if not, decoded from disk again in every epoch.
       test_split: what tfds calls the images that are measured on.
+      domains: where they come from, if one of them is held out to be measured on.
     """
 
     name: str
@@ -26,6 +27,7 @@ class DataSet:
     std: tuple[float, ...]
     in_memory: bool
     test_split: str = "test"
+    domains: tuple[str, ...] = ()
 
     def resized(self, size: int | None) -> "DataSet":
         """The data set with images of this height and width, or as it is."""
@@ -83,6 +85,16 @@ _ALL = (
         mean=(0.5071, 0.4865, 0.4409),
         std=(0.2673, 0.2564, 0.2762),
         in_memory=True,
+    ),
+    DataSet(
+        name="pacs",
+        tfds_name=None,
+        num_classes=7,
+        image_shape=(64, 64, 3),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        in_memory=True,
+        domains=("art painting", "cartoon", "photo", "sketch"),
     ),
     _photographs("imagenet", "imagenet2012:5.1.0", 1000, "validation"),  # the labels of its test split are secret
     _photographs("cars", "cars196:2.1.0", 196),

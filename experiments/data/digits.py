@@ -8,7 +8,7 @@ _TEST_SEED = 0
 """Decides which images are the test set."""
 
 Labelled = tuple[np.ndarray, np.ndarray]
-"""Images (n, 8, 8, 1), uint8 in 0 ... 16, and labels (n,), int32."""
+"""Images (n, height, width, channels), uint8 (0 ... 16 for digits), and labels (n,), int32."""
 
 
 def digits() -> tuple[Labelled, Labelled]:

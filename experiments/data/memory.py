@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from experiments.data.catalogue import DATA_SETS, DataSet
 from experiments.data.digits import digits
 from experiments.data.draws import epoch_order, generator, label_offsets, split
 from experiments.data.images import decode, pixels, resize_all
+from experiments.data.pacs import pacs
 from experiments.data.prepared import Prepared, folder_of
 
 _CHUNK = 1000
@@ -29,8 +30,8 @@ class Images(NamedTuple):
         return Images(self.image[chosen], self.label[chosen])
 
 
-Decoded = tuple[Images, Images]
-"""The images that may be trained on, and the test set."""
+Decoded = tuple[Images, ...]
+"""The images that may be trained on, and the test set; or those of each domain."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class MemoryPipeline:
     ) -> "MemoryPipeline":
         """The batches of images that :func:`read` has decoded, divided into parts as the config says."""
         data_set = DATA_SETS[config.name]
-        pool, test = decoded
+        pool, test = _hold_out(decoded, config.split_seed) if data_set.domains else decoded
         train, validation = (pool.take(chosen) for chosen in split(len(pool.label), config))
         offsets = label_offsets(generator("noise", seed), len(train.label), config.noise, data_set.num_classes)
         noisy = train._replace(label=(train.label + offsets) % data_set.num_classes)
@@ -111,11 +112,19 @@ def read(config: DataConfig) -> Decoded:
     """
     require(config.workers == 0, f"{config.name} is kept in memory: data.workers must be 0, got {config.workers}")
     data_set = DATA_SETS[config.name]
-    if data_set.tfds_name is None:
-        pool, test = digits()
-        return Images(*pool), Images(*test)
+    if config.name == "digits":
+        return tuple(Images(*part) for part in digits())
+    if config.name == "pacs":
+        return tuple(Images(*part) for part in pacs(folder_of(config), data_set))
     prepared = Prepared(data_set, folder_of(config))
     return _decoded(prepared, "train", data_set), _decoded(prepared, data_set.test_split, data_set)
+
+
+def _hold_out(domains: Sequence[Images], number: int) -> Decoded:
+    """All domains but one, and that one."""
+    number %= len(domains)
+    others = [domain for i, domain in enumerate(domains) if i != number]
+    return Images(*(np.concatenate(column) for column in zip(*others, strict=True))), domains[number]
 
 
 def _decoded(prepared: Prepared, name: str, data_set: DataSet) -> Images:

@@ -1,0 +1,39 @@
+"""PACS (Li et al. 2017): seven kinds of things as art paintings, cartoons, photographs and sketches.
+
+It is for domain generalization: a network is trained on three of these domains and measured on the fourth. Read from
+``pacs/pacs_64.npz`` in the folder of the data sets, with the arrays x (n, 64, 64, 3), y (n,) and domain (n,), uint8.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments.config import UserError, require
+from experiments.data.catalogue import DataSet
+from experiments.data.digits import Labelled
+
+
+def pacs(folder: Path, data_set: DataSet) -> list[Labelled]:
+    """The images of each domain.
+
+    Raises:
+      UserError: if they are not there, or something else is.
+    """
+    path = folder / "pacs" / "pacs_64.npz"
+    require(
+        path.exists(), f"there is no {path}: put an archive there with x (n, 64, 64, 3), y (n,), domain (n,), uint8"
+    )
+    try:
+        with np.load(path) as archive:
+            images, labels, domain = (archive[name] for name in ("x", "y", "domain"))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read ({error})") from error
+    shape = (len(labels), *data_set.image_shape)
+    require(
+        images.dtype == np.uint8 and images.shape == shape,
+        f"{path}: x is {images.shape} {images.dtype}, not {shape} uint8",
+    )
+    found, wanted = np.unique(domain), np.arange(len(data_set.domains))
+    require(np.array_equal(found, wanted), f"{path} has the domains {found}, expected {wanted}")
+    require(int(labels.max()) < data_set.num_classes, f"{path} has the label {labels.max()}, expected 0 ... 6")
+    return [(images[domain == one], labels[domain == one].astype(np.int32)) for one in wanted]
