@@ -66,7 +66,10 @@ class Sample(NamedTuple):
         """
         x, y = np.moveaxis(self.measures[..., seeds], 1, -2), np.moveaxis(self.outcome[..., seeds], 0, -2)
         if within:
-            return np.nanmean(spearman(x, y), axis=-1)
+            single = spearman(x, y)
+            known = np.isfinite(single)
+            with np.errstate(invalid="ignore"):
+                return np.where(known, single, 0.0).sum(-1) / known.sum(-1)
         return spearman(x.reshape(*x.shape[:-2], -1), y.reshape(*y.shape[:-2], -1))
 
 

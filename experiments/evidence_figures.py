@@ -16,7 +16,9 @@ from experiments.studies import Study, Task, tasks
 def draw(studies: Sequence[Study], output: Path) -> list[Path]:
     """All pictures; that of predictions only where flatness was measured."""
     with style():
-        found = [_gains([task for task in tasks(studies) if "gam" in task.study.config.methods], output)]
+        found = [
+            _gains([task for task in tasks(studies) if not {*PAPER}.isdisjoint(task.study.config.methods)], output)
+        ]
         if samples(studies, *OUTCOMES.values()):
             found.append(_prediction(studies, output))
     return found
@@ -29,7 +31,7 @@ def _gains(wanted: Sequence[Task], output: Path) -> Path:
         lines = [line for line, task in enumerate(wanted) if name in task.study.config.methods]
         gains = [wanted[line].study.row(wanted[line].noise, name).gain.estimate for line in lines]
         y = np.array(lines) + 0.17 * (place - (len(PAPER) - 1) / 2)
-        x, errors = (np.array(column) for column in zip(*gains, strict=True))
+        x, errors = np.array(gains, float).reshape(-1, 2).T
         axis.errorbar(x, y, xerr=2 * errors, fmt="o", markersize=5, color=color(name), label=label(name, "sgd"))
     axis.axvline(0, color="#555555", linewidth=1)
     axis.set_yticks(range(len(wanted)), [task.label for task in wanted])

@@ -4,6 +4,7 @@ It is for domain generalization: a network is trained on three of these domains 
 ``pacs/pacs_64.npz`` in the folder of the data sets, with the arrays x (n, 64, 64, 3), y (n,) and domain (n,), uint8.
 """
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def pacs(folder: Path, data_set: DataSet) -> list[Labelled]:
     try:
         with np.load(path) as archive:
             images, labels, domain = (archive[name] for name in ("x", "y", "domain"))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read ({error})") from error
     shape = (len(labels), *data_set.image_shape)
     require(

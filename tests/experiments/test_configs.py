@@ -168,6 +168,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
     for name in ("fashion_mnist", "cifar10"):
         tiny_data.prepare(folder, name, {"train": 40, "test": 8}, "PNG")
+    tiny_data.write_pacs(folder)
     return folder
 
 

@@ -12,6 +12,7 @@ import sklearn.datasets
 from experiments.config import DataConfig, UserError
 from experiments.data import DATA_SETS, Batch, open_data
 from experiments.data.draws import label_offsets
+from experiments.data.memory import read
 from tests.experiments import tiny_data
 
 ONE = {"process_index": 0, "process_count": 1}
@@ -284,3 +285,40 @@ def test_damaged_records_in_memory_are_refused(tmp_path):
     (records,) = tmp_path.rglob("*train.array_record*")
     records.write_bytes(records.read_bytes()[:-100])
     refused("split 'train', cannot be read", DataConfig(name="cifar10", folder=tmp_path))
+
+
+def test_of_pacs_the_split_seed_holds_a_domain_out(tmp_path):
+    """The value of an image tells its domain and its label."""
+    tiny_data.write_pacs(tmp_path)
+    for seed in (2, 6):
+        config = DataConfig(name="pacs", folder=tmp_path, validation=0.2, split_seed=seed, augment="none")
+        found = open_data(config, seed=0, batch_size=5, process_index=0, process_count=1)
+        seen = {}
+        for part in ("train", "validation", "test"):
+            batches = list(found.evaluation(part))
+            value = np.concatenate([batch.image[batch.weight > 0, 0, 0, 0] for batch in batches])
+            label = np.concatenate([batch.label[batch.weight > 0] for batch in batches])
+            np.testing.assert_array_equal(value % 10, label)
+            seen[part] = value // 10
+        assert {name: len(domains) for name, domains in seen.items()} == {"train": 84, "validation": 21, "test": 35}
+        assert {*seen["test"]} == {2} and {*seen["train"]} == {*seen["validation"]} == {0, 1, 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": np.zeros((140, 32, 32, 3), np.uint8)}, r"x is \(140, 32, 32, 3\) uint8, not \(140, 64, 64, 3\) uint8"),
+        ({"domain": np.zeros(140, np.uint8)}, r"has the domains \[0\], expected \[0 1 2 3\]"),
+        ({"y": np.full(140, 7, np.uint8)}, "has the label 7, expected 0 ... 6"),
+    ],
+)
+def test_another_archive_than_that_of_pacs_is_refused(tmp_path, changes, message):
+    config = DataConfig(name="pacs", folder=tmp_path)
+    with pytest.raises(UserError, match="there is no .*pacs_64.npz: put an archive there"):
+        read(config)
+    path = tiny_data.write_pacs(tmp_path, **changes)
+    with pytest.raises(UserError, match=message):
+        read(config)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be read"):
+        read(config)

@@ -15,6 +15,8 @@ from experiments.mesh import make_mesh
 from experiments.optim import OptimConfig
 from experiments.programs import Programs
 from experiments.setup import set_up
+from experiments.state import AVERAGING
+from gam_jax.averaging import swad
 from tests.experiments.runs import use_convnet
 
 PLAIN = OptimConfig(method="plain", learning_rate=0.1, weight_decay=0.01, momentum=0.9)
@@ -49,14 +51,23 @@ def trained(config):
     state = programs.create()
     for step, batch in enumerate(itertools.islice(setup.pipeline.train(0), setup.steps)):
         state = programs.step(state, batch, step)
-    return setup, state, programs.evaluate(state.params, state.model_state, "train", "validation", "test")
+        if setup.is_evaluated(step + 1):
+            scores = programs.evaluate(state.params, state.model_state, "validation")
+            state = programs.validated(state, scores["validation_loss"])
+    last = jax.tree.map(np.array, state.params)
+    params, model_state = programs.result(state)
+    scores = programs.evaluate(params, model_state, "train", "validation", "test")
+    return setup, state._replace(params=params, model_state=model_state), scores, last
 
 
-@pytest.mark.parametrize("network, method", [("mlp", SAM), ("convnet", PLAIN)])
-def test_it_is_the_run_of_train(monkeypatch, network, method):
-    """The MLP takes an epoch at once, the network with a convolution single steps."""
+@pytest.mark.parametrize("network, method, averaging", [("mlp", SAM, "none"), ("convnet", PLAIN, "swad")])
+def test_it_is_the_run_of_train(monkeypatch, network, method, averaging):
+    """The MLP takes an epoch at once, the network with a convolution single steps; of that the average is taken."""
     if network == "convnet":
         use_convnet(monkeypatch)
+    at_once = swad(start_patience=1)  # while the loss still falls
+    for place, part in ((AVERAGING, at_once), (fit._VALIDATE, at_once.validate), (fit._AVERAGE, at_once.average)):
+        monkeypatch.setitem(place, "swad", part)
     model = ModelConfig(
         name="resnet20" if network == "convnet" else "mlp", hidden=(8,) if network == "mlp" else (128, 128)
     )
@@ -64,7 +75,8 @@ def test_it_is_the_run_of_train(monkeypatch, network, method):
     config = dataclasses.replace(
         CONFIG, data=data, model=model, optim=method, epochs=3, batch_size=24, label_smoothing=0.1
     )
-    setup, state, scores = trained(config)
+    config = dataclasses.replace(config, averaging=averaging)
+    setup, state, scores, last = trained(config)
     trainer = fit.Trainer(config)
     found = trainer.fit(config)
     assert setup.steps == int(found.end.step) == int(state.step) == 12 and int(found.half.step) == setup.half_time == 4
@@ -74,6 +86,8 @@ def test_it_is_the_run_of_train(monkeypatch, network, method):
             getattr(found.end, name),
             getattr(state, name),
         )
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.params, last)
+    assert (max(jax.tree.leaves(moved)) > 1e-3) == (averaging == "swad")
     for part in ("train", "validation", "test"):
         loss, accuracy = trainer.evaluate(found.pipeline, found.end, part)
         np.testing.assert_allclose(loss, scores[f"{part}_loss"], rtol=1e-4)

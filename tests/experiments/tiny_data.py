@@ -10,6 +10,16 @@ from PIL import Image
 from experiments.data.catalogue import DATA_SETS
 
 
+def write_pacs(folder: Path, **changes: np.ndarray) -> Path:
+    """Five images of each kind in each domain, constant, of value 10 * domain + kind."""
+    domain, label = (axis.ravel() for axis in np.mgrid[:4, :7, :5][:2].astype(np.uint8))
+    image = np.broadcast_to((10 * domain + label)[:, None, None, None], (len(label), 64, 64, 3))
+    path = folder / "pacs" / "pacs_64.npz"
+    path.parent.mkdir(exist_ok=True)
+    np.savez(path, **{"x": image, "y": label, "domain": domain, **changes})
+    return path
+
+
 def prepare(folder: Path, name: str, sizes: dict[str, int], image_format: str, changed_classes: int = 0) -> None:
     """Writes ArrayRecord files as ``tfds`` does for the real data set; needs no TensorFlow.
 

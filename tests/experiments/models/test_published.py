@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.config import ModelConfig, ModelName
+from experiments.config import ModelConfig, ModelName, UserError
 from experiments.models import NAMES, build
 
 # Name, image size, classes, parameters, and multiply-adds of one image in billions, with the published precision:
@@ -33,6 +33,8 @@ PUBLISHED = [
     # DeiT-Ti at 224 pixels with 1000 classes (5,717,416), less its larger patches, more patches and more classes
     ("vit", 32, 10, 5_717_416 - (16**2 - 4**2) * 3 * 192 - (14**2 - 8**2) * 192 - 990 * 193, None),
 ]
+RESNET_8 = 9 * (3 * 16 + 2 * 16**2 + 16 * 32 + 32**2 + 32 * 64 + 64**2) + 2 * (16 * 3 + 32 * 2 + 64 * 2) + 65 * 10
+"""Section 4.2 of He et al. (2016) with n = 1: 3 x 3 convolutions, batch normalisations, classifier."""
 TRANSFER = {"efficientnet_b0", "swin_t"}  # in test_efficientnet.py and test_swin.py
 
 
@@ -82,3 +84,19 @@ def test_a_gradient_of_resnet18_costs_three_evaluations():
     # XLA leaves the products with padding out of its count, here and there
     forward, gradient = (jax.jit(fn).lower(*arguments).cost_analysis()["flops"] for fn in (loss_fn, jax.grad(loss_fn)))
     assert gradient / forward == pytest.approx(3, rel=0.05)
+
+
+def parameters(**options):
+    model = build(ModelConfig(**options), (32, 32, 3), 10)
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))[0]))
+
+
+def test_depth_is_that_of_the_family():
+    assert parameters(name="resnet20", depth=1) == RESNET_8
+    assert parameters(name="resnet20", depth=3) == parameters(name="resnet20")
+    layer = parameters(name="vit", depth=3) - parameters(name="vit", depth=2)
+    assert layer == 12 * 192**2 + 13 * 192 and parameters(name="vit", depth=12) == parameters(name="vit")
+    with pytest.raises(UserError, match="'resnet18' has no model.depth, got 2"):
+        parameters(name="resnet18", depth=2)
+    with pytest.raises(UserError, match="model.depth must be at least 1, got 0"):
+        ModelConfig(name="vit", depth=0)

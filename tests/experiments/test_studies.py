@@ -1,0 +1,227 @@
+"""Tuning that is shared between methods and between studies, and reports on finished studies."""
+
+import csv
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from experiments import compare, evidence, search
+from experiments.config import UserError
+from experiments.configs import load
+from experiments.correlation import OUTCOMES, Sample
+from experiments.main import main
+from experiments.store import key, read_records
+from experiments.studies import Study, read_study, tasks
+from experiments.study_figures import ratios
+from experiments.summary import summarize
+from experiments.tables import domain_table, grid_table
+
+STAGED = [
+    *(
+        "compare",
+        "--config",
+        "digits",
+        "--base-first",
+        "--data.train-size",
+        "40",
+        "--batch-size",
+        "20",
+        "--epochs",
+        "1",
+    ),
+    *("--model.hidden", "8", "--trials", "2", "--tuning-seeds", "1", "--seeds", "2", "--noise", "0.3", "--measure"),
+    *("--workers", "1"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study of a method, of a recipe, and of one that has nothing of its own to tune."""
+    workdir = tmp_path_factory.mktemp("studies") / "first"
+    assert main([*STAGED, "--methods", "plain", "sam", "gam_skip_2", "swad", "--workdir", str(workdir)]) == 0
+    return workdir
+
+
+def runs(workdir, kind):
+    return [record for record in read_records(workdir / "results.jsonl") if record["kind"] == kind]
+
+
+def test_the_others_take_over_what_the_first_method_has_chosen(finished):
+    base = {"learning_rate", "weight_decay"}
+    chosen = {run["method"]: run["hyperparameters"] for run in runs(finished, "test")}
+    shared = {name: chosen["plain"][name] for name in base}
+    tried = {}
+    for run in runs(finished, "tune"):
+        tried.setdefault(run["method"], []).append(run["hyperparameters"])
+        if run["method"] != "plain":
+            assert {name: run["hyperparameters"][name] for name in base} == shared
+    assert {method: len(settings) for method, settings in tried.items()} == {
+        **{"plain": 2, "sam": 2, "gam_skip_2": 2},
+        "swad": 1,
+    }
+    assert tried["plain"][0] != tried["plain"][1] and tried["sam"][0] != tried["sam"][1]
+    assert chosen["swad"] == chosen["plain"]
+    report = (finished / "report.md").read_text()
+    assert "tuned for SGD alone" in report and "| as SGD " in report and "| 1 of 1 " in report
+
+
+def test_the_others_wait_for_the_first_method():
+    config = dataclasses.replace(load("digits"), base_first=True, trials=2, tuning_seeds=1)
+    plan = compare.plan(config)
+    first = [task for task in plan if task["kind"] == "tune" and task["method"] == "plain" and task["noise"] == 0.3]
+    trial = next(task for task in plan if task["kind"] == "tune" and task["method"] == "sam" and task["noise"] == 0.3)
+    assert compare._is_ready(config, trial, first) and not compare._is_ready(config, trial, first[1:])
+    assert all(compare._is_ready(config, task, []) for task in first)
+    assert [search.num_trials(config, name) for name in config.methods] == [2] * 4
+    with pytest.raises(UserError, match="base_first needs plain first, got 'sam'"):
+        compare.check(dataclasses.replace(config, methods=("sam", "plain")))
+    assert "as SGD" not in grid_table(dataclasses.replace(config, base_first=False))
+
+
+def test_a_study_takes_the_trials_of_another_one_over(finished, tmp_path):
+    """Which is larger, shorter and has fewer methods."""
+    workdir = tmp_path / "second"
+    command = [*STAGED, "--methods", "plain", "sam", "--data.train-size", "60", "--seeds", "3"]
+    assert main([*command, "--tuned-in", str(finished), "--workdir", str(workdir)]) == 0
+    adopted = {key(run): run for run in runs(workdir, "tune")}
+    assert adopted == {key(run): run for run in runs(finished, "tune") if run["method"] in ("plain", "sam")}
+    before, after = ({run["method"]: run["hyperparameters"] for run in runs(w, "test")} for w in (finished, workdir))
+    assert after == {method: before[method] for method in ("plain", "sam")} and len(runs(workdir, "test")) == 6
+    assert f"The trials are those of the study {finished.name}." in (workdir / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--model.hidden", "9"], "tuned something else:\n  config.model.hidden|model.hidden: .8. there, .9. now"),
+        (["--methods", "plain", "gam"], "has not finished this run: .*'gam'"),
+        (["--trials", "3"], "trials: 2 there, 3 now"),
+    ],
+)
+def test_trials_of_another_task_are_refused(finished, tmp_path, capsys, change, message):
+    command = [*STAGED, "--methods", "plain", "sam", "--tuned-in", str(finished), "--workdir", str(tmp_path / "new")]
+    assert main([*command, *change]) == 2
+    with pytest.raises(UserError, match=message):
+        raise UserError(capsys.readouterr().err)
+    assert not runs(tmp_path / "new", "test")
+
+
+def test_a_report_is_made_anew_from_the_records_alone(finished, tmp_path, capsys):
+    folder, output = tmp_path / finished.name, tmp_path / "out"
+    shutil.copytree(finished, folder)
+    for name in ("report.md", "results.csv", "comparison.png"):
+        (folder / name).unlink()
+    identity = json.loads((folder / "config.json").read_text())
+    identity["made_with"]["source"] = "older"
+    (folder / "config.json").write_text(json.dumps(identity))
+    assert main(["report", "--studies", str(folder), "--output", str(output)]) == 0
+    assert f"{output}/evidence.md" in capsys.readouterr().out
+    assert (folder / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+    old, new = ((place / "report.md").read_text().splitlines() for place in (finished, folder))
+    assert [line for line in new if line not in old] == [
+        line.replace(line.rpartition(" ")[2], "older.") for line in old if line.startswith("- Versions")
+    ]
+    assert (output / "gains.png").exists() and not (output / "prediction.png").exists()
+    assert "| first, 30% wrong labels | SGD " in (output / "evidence.md").read_text()
+
+
+def test_an_unfinished_study_is_refused(finished, tmp_path):
+    with pytest.raises(UserError, match="config.json is not readable"):
+        read_study(tmp_path)
+    folder = tmp_path / "first"
+    shutil.copytree(finished, folder)
+    records = (folder / "results.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "results.jsonl").write_bytes(b"".join(records[:-1]))
+    with pytest.raises(UserError, match="is not finished: 1 runs are missing"):
+        read_study(folder)
+
+
+def synthetic(**gains):
+    """A study of four seeds in which methods gain so many points, and flatter networks have the smaller error."""
+    measured = {"measure": ("eigenvalues", "trace", "flatness"), "rho": (0.1,), "k": 1}
+    config = dataclasses.replace(
+        load("digits"), methods=("plain", *gains), noise=(0.0,), seeds=4, trials=1, tuning_seeds=1, **measured
+    )
+    records = []
+    for method, gain in {"plain": 0.0, **gains}.items():
+        records.append({"kind": "cost", "method": method, "flops_per_step": 1.0 if method == "plain" else 3.0})
+        for seed in range(4):
+            error = 0.2 - gain / 100 + seed * (1 + gain / 10) / 1000
+            flat = {"eigenvalues": [error], "trace": error**2, "R0": [1 - error], "R1": [2 * error]}
+            about = {"kind": "test", "noise": 0.0, "method": method, "seed": seed, "seconds": 1.0, "diverged": False}
+            scores = {"test_accuracy": 1 - error, "train_loss": 0.1, "generalization_gap": error, "end": flat}
+            records.append(about | scores)
+    return Study(config, records, summarize(config, records), {"jax": "0", "source": "0"})
+
+
+def cells(table, name):
+    """The cells of the rows that start with a name."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    return [row for row in rows if row[0] == name]
+
+
+def test_claims_are_counted_over_tasks():
+    studies = [synthetic(sam=2.0, gam=4.0), synthetic(sam=3.0, gam=-1.0), synthetic(gam=0.0)]
+    table = evidence.claim_table(tasks(studies))
+    assert cells(table, "GAM - base")[0][1:5] == ["3", "1", "1", "1"]
+    assert cells(table, "GAM - SAM")[0][1:5] == ["2", "1", "1", "1"]
+    assert cells(table, "SAM - base")[0][1:5] == ["2", "2", "2", "0"]
+    assert not cells(table, "SAM + GAM - SAM")
+    gains = [4.0, -1.0, 0.0]
+    slopes = [0.1 * 1.5 * gain / 10 for gain in gains]  # of the mean over the four seeds
+    mean = np.mean(np.array(gains) - slopes)
+    assert cells(table, "GAM - base")[0][5].startswith(f"{mean:+.2f} ± ")
+    first = evidence.gain_table(tasks(studies), evidence.PAPER).splitlines()[2]
+    assert "**+3.94 ± 0.03**" in first and first.count("±") == 3
+
+
+def test_flatness_is_compared_with_the_base_optimizer():
+    table = evidence.flatness_table(tasks([synthetic(gam=4.0), synthetic(gam=-4.0)]))
+    (row,) = cells(table, "GAM")
+    base, better, worse = (np.mean([0.2 - g / 100 + s * (1 + g / 10) / 1000 for s in range(4)]) for g in (0, 4, -4))
+    for cell, expected in ((row[1], "1 of 2"), (row[2], "1 of 2"), (row[3], "1 of 2")):
+        assert cell.endswith(f"({expected})")
+    assert row[3].startswith(f"{np.sqrt(better * worse) / base:.2f} ")
+    assert cells(table, "SAM") == [["SAM", "", "", "", ""]]
+
+
+def test_prediction_tells_methods_apart_from_seeds():
+    """Of networks whose flatness is their error R1 ranks all, R0 all the other way round."""
+    table = evidence.prediction_table([synthetic(sam=1.0, gam=2.0), synthetic(gam=3.0)])
+    assert len(table.splitlines()) == 2 + 2 * len(OUTCOMES) * len(evidence.MEASURES)
+    for row in cells(table, "test error"):
+        sign = "-" if row[2].startswith("R0") else "+"
+        assert row[3] == f"{sign}1.00 ({sign}1.00 to {sign}1.00)"
+        assert row[4] == ("" if row[2].startswith("R1") else "+2.00 (+2.00 to +2.00)" if sign == "-" else row[4])
+
+
+def test_within_a_method_what_differs_between_methods_does_not_count():
+    shift, seeds = np.array([[0.0], [10.0]]), np.arange(5.0)
+    sample = Sample((seeds + shift)[None], seeds - shift)
+    assert sample.correlations(np.arange(5), within=True) == pytest.approx([1.0])
+    assert sample.correlations(np.arange(5), within=False)[0] < 0
+    assert sample.correlations(np.tile(np.arange(5), (3, 1)), within=True).shape == (1, 3)
+
+
+def test_domains_are_told_apart_by_their_seeds():
+    config = dataclasses.replace(load("pacs"), methods=("plain",), seeds=8)
+    accuracy = [0.1, 0.2, 0.3, 0.4, 0.3, 0.4, 0.5, 0.6]
+    records = [
+        {"kind": "test", "noise": 0.0, "method": "plain", "seed": seed, "test_accuracy": accuracy[seed]}
+        for seed in range(8)
+    ]
+    (row,) = cells(domain_table(config, records), "0%")
+    assert row[2:] == [f"{mean}.00 ± 10.00" for mean in (20, 30, 40, 50)]
+
+
+def test_shares_of_gams_steps_are_in_their_order():
+    config = dataclasses.replace(load("digits"), methods=("gam", "gam_hold_5", "gam_skip_2", "plain", "gam_skip_20"))
+    assert [*ratios(config).items()] == [("plain", 0.0), ("gam_skip_20", 0.05), ("gam_skip_2", 0.5), ("gam", 1.0)]
+
+
+def test_the_csv_of_a_study_has_every_final_run(finished):
+    with (finished / "results.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4 * 2
