@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.count import matmul_flops
-from experiments.benchmarks.hlo import parse
 from experiments.config import Averaging, TrainConfig
+from experiments.count import matmul_flops
 from experiments.data import Array, Batch, Part
 from experiments.data.batches import evaluation_rows
 from experiments.data.images import resize_all
 from experiments.data.memory import MemoryPipeline, read
+from experiments.hlo import parse
 from experiments.optim import OptimConfig
 from experiments.setup import Setup, assemble, make_chain, phases
 from experiments.state import AVERAGING, Sums, TrainState, initial_state

@@ -14,12 +14,12 @@ from jax.sharding import PartitionSpec
 from experiments.benchmarks.aot_report import table, write_markdown
 from experiments.benchmarks.chips import Chip, describe
 from experiments.benchmarks.config import AotConfig, Perturbation
-from experiments.benchmarks.count import collectives, matmul_flops, memory_bytes
-from experiments.benchmarks.hlo import parse
 from experiments.benchmarks.stand_in import set_up_without_data
 from experiments.config import DevicesConfig, ModelConfig, TrainConfig, require
 from experiments.configs import load_train
+from experiments.count import collectives, matmul_flops, memory_bytes
 from experiments.data import Batch
+from experiments.hlo import parse
 from experiments.mesh import Mesh, make_mesh
 from experiments.optim import Method, build
 from experiments.programs import Programs

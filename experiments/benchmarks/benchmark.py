@@ -12,12 +12,12 @@ import numpy as np
 from experiments.benchmarks import peers
 from experiments.benchmarks.cases import Case, cases, train_config
 from experiments.benchmarks.config import BenchmarkConfig, Network
-from experiments.benchmarks.count import matmul_flops
-from experiments.benchmarks.hlo import parse
 from experiments.benchmarks.stand_in import random_batch, set_up_without_data
 from experiments.benchmarks.timing import Runner, runner, time_rounds
 from experiments.config import UserError
+from experiments.count import matmul_flops
 from experiments.data import Batch
+from experiments.hlo import parse
 from experiments.provenance import provenance, session
 from experiments.store import write_json
 

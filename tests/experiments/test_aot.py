@@ -11,10 +11,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments.benchmarks import aot, aot_report, chips
 from experiments.benchmarks.config import AotConfig
-from experiments.benchmarks.count import Collective, collectives, group_size
-from experiments.benchmarks.hlo import parse
 from experiments.benchmarks.stand_in import random_batch, set_up_without_data
 from experiments.config import DevicesConfig, ModelConfig, UserError
+from experiments.count import Collective, collectives, group_size
+from experiments.hlo import parse
 from experiments.main import main
 from experiments.mesh import make_mesh
 from experiments.programs import Programs

@@ -13,10 +13,10 @@ import gam_jax
 from experiments.benchmarks import benchmark, benchmark_report, peers, timing
 from experiments.benchmarks.cases import cases, train_config
 from experiments.benchmarks.config import BenchmarkConfig
-from experiments.benchmarks.count import matmul_flops, memory_bytes
-from experiments.benchmarks.hlo import parse
 from experiments.benchmarks.stand_in import random_batch, set_up_without_data
 from experiments.config import ModelConfig
+from experiments.count import matmul_flops, memory_bytes
+from experiments.hlo import parse
 from experiments.main import main
 from experiments.optim import LABELS, METHODS
 

@@ -10,10 +10,10 @@ import optax
 import pytest
 
 import gam_jax
-from experiments.benchmarks.count import matmul_flops
-from experiments.benchmarks.hlo import parse
 from experiments.config import ModelConfig
+from experiments.count import matmul_flops
 from experiments.data import Batch
+from experiments.hlo import parse
 from experiments.models import resnet, vit
 from experiments.step import make_loss
 from gam_jax._types import HvpMode
