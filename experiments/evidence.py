@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.choices import choice_table
 from experiments.correlation import OUTCOMES, Sample, pool
 from experiments.optim import METHODS, Method
 from experiments.recipes import RECIPES, label, recipe
@@ -26,7 +27,8 @@ def write(studies: Sequence[Study], output: Path, pictures: Iterable[Path], comm
     """Writes ``evidence.md``."""
     links = [f"![{path.stem}]({path.name})" for path in pictures]
     path = output / "evidence.md"
-    text = [*_gains(studies, links), *_flatness(studies), *_prediction(studies), *_others(studies), *_sources(studies)]
+    sections = (_flatness, _prediction, _others, _choices, _sources)
+    text = [*_gains(studies, links), *(line for section in sections for line in section(studies))]
     write_atomically(path, "\n".join([*text, f"Command: `{command}`", ""]))
     return path
 
@@ -207,6 +209,20 @@ def recipe_table(wanted: Sequence[Task]) -> str:
             cells.append(f"{_gain(study, noise, name)} ({study.row(noise, name).flop_ratio:.2f})" if there else "")
         rows.append([label(name, "sgd"), *cells])
     return markdown(["step", *(task.label for task in wanted)], [row for row in rows if any(row[1:])])
+
+
+def _choices(studies: Sequence[Study]) -> list[str]:
+    pairs = (("sam", "sam_rho"), ("gam", "gam_rho"), ("gam", "gam_alpha"))
+    tables = [(choice_table(tasks(studies), method, name), "") for method, name in pairs]
+    return [
+        "## Which radii and weights were good",
+        "",
+        "Validation accuracy in percentage points of the best trial with each value, below the best of all trials of "
+        "the method; in brackets how many trials had the value. Few trials are a noisy guide. Beside them the top "
+        "Hessian eigenvalue at the end of the base optimizer's runs, where it was measured.",
+        "",
+        *(line for pair in tables for line in pair),
+    ]
 
 
 def _sources(studies: Sequence[Study]) -> list[str]:

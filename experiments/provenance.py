@@ -16,7 +16,8 @@ import gam_jax
 _APART = frozenset(
     """
     main.py commands.py report.py tables.py summary.py correlation.py picture.py figures.py study_figures.py curves.py
-    studies.py publish.py evidence.py evidence_figures.py progress.py prepare.py benchmarks configs
+    studies.py publish.py evidence.py evidence_figures.py choices.py
+    progress.py prepare.py benchmarks configs
     """.split()
 )
 """Code that shows results and does not decide them; a config decides, and is recorded whole."""

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.config import CompareConfig, require
+from experiments.config import CompareConfig, UserError, require
+from experiments.recipes import recipe
 from experiments.store import Record, Store, differences, key, read_json, read_records
 
 _MAY_DIFFER = frozenset(
@@ -16,6 +17,8 @@ _MAY_DIFFER = frozenset(
 
 def adopt(config: CompareConfig, store: Store, tasks: Sequence[Record]) -> None:
     """Copies the trials of ``config.tuned_in`` into the store, those that are not there yet.
+
+    A recipe that was not in that study takes over the trials of its method.
 
     Args:
       config: of the study that takes over.
@@ -33,9 +36,11 @@ def adopt(config: CompareConfig, store: Store, tasks: Sequence[Record]) -> None:
     require(not differing, f"--tuned-in {place} tuned something else:\n" + "\n".join(differing))
     found = {key(record): record for record in read_records(place / "results.jsonl") if record["kind"] == "tune"}
     for task in tasks:
-        require(key(task) in found, f"--tuned-in {place} has not finished this run: {task}")
+        trial = found.get(key(task)) or found.get(key(task | {"method": recipe(task["method"]).method}))
+        if trial is None:
+            raise UserError(f"--tuned-in {place} has not finished this run: {task}")
         if task not in store:
-            store.append(found[key(task)])
+            store.append(trial | {"method": task["method"]})
 
 
 def _decisive(identity: dict[str, Any]) -> dict[str, Any]:

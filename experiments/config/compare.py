@@ -88,7 +88,8 @@ class CompareConfig:
     trials on what is their own. If not, every method tunes all that it has."""
     tuned_in: Path | None = None
     """Folder of a finished study that chooses the hyper-parameters in place of trials of this one. The studies may
-    differ in the size and split of the data, the epochs, the seeds and what is measured."""
+    differ in the size and split of the data, the epochs, the seeds and what is measured. A recipe that was not
+    compared there takes over the trials of its method."""
     tuning_seeds: int = 2
     """Seeds that each trial is judged on: 1000, 1001, ..."""
     seeds: int = 8

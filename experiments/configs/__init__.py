@@ -14,6 +14,7 @@ CompareName = Literal[
     "digits_recipes",
     "fashion_mnist_resnet",
     "fashion_mnist_resnet_full",
+    "fashion_mnist_recipes",
     "fashion_mnist_vit",
     "fashion_mnist_vit_full",
     "cifar10_resnet",

@@ -145,6 +145,18 @@ _fashion_mnist_resnet_full = dataclasses.replace(
 )
 """As many steps on all of the images, each seen once, with the hyper-parameters that were chosen on 10 % of them."""
 
+_fashion_mnist_recipes = dataclasses.replace(
+    _fashion_mnist_resnet,
+    workdir=Path("runs/fashion_mnist_recipes"),
+    methods=(
+        *("plain", "sam", "gam", "accelerated_gam", "gam_skip_2", "gam_skip_5", "gam_skip_10", "gam_skip_20"),
+        *("gam_hold_5_bounded", "gam_hold_10_bounded", "gam_fifth_of_batch", "sam_hold_2"),
+    ),
+    measure=(),
+    tuned_in=Path("runs/fashion_mnist_resnet"),
+)
+"""Cheaper steps, put in the place of GAM's and SAM's with their hyper-parameters."""
+
 _fashion_mnist_vit = dataclasses.replace(
     _fashion_mnist_resnet,
     workdir=Path("runs/fashion_mnist_vit"),
@@ -203,6 +215,7 @@ STUDIES = {
         _digits_recipes,
         _fashion_mnist_resnet,
         _fashion_mnist_resnet_full,
+        _fashion_mnist_recipes,
         _fashion_mnist_vit,
         _fashion_mnist_vit_full,
         _cifar10_resnet,

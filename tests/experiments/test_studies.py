@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import compare, evidence, search
+from experiments.choices import choice_table
 from experiments.config import UserError
 from experiments.configs import load
 from experiments.correlation import OUTCOMES, Sample
@@ -84,12 +85,14 @@ def test_the_others_wait_for_the_first_method():
 def test_a_study_takes_the_trials_of_another_one_over(finished, tmp_path):
     """Which is larger, shorter and has fewer methods."""
     workdir = tmp_path / "second"
-    command = [*STAGED, "--methods", "plain", "sam", "--data.train-size", "60", "--seeds", "3"]
+    command = [*STAGED, "--methods", "plain", "sam", "sam_hold_2", "--data.train-size", "60", "--seeds", "3"]
     assert main([*command, "--tuned-in", str(finished), "--workdir", str(workdir)]) == 0
-    adopted = {key(run): run for run in runs(workdir, "tune")}
-    assert adopted == {key(run): run for run in runs(finished, "tune") if run["method"] in ("plain", "sam")}
+    theirs = [run for run in runs(finished, "tune") if run["method"] in ("plain", "sam")]
+    recipes = [run | {"method": "sam_hold_2"} for run in theirs if run["method"] == "sam"]
+    assert {key(run): run for run in runs(workdir, "tune")} == {key(run): run for run in [*theirs, *recipes]}
     before, after = ({run["method"]: run["hyperparameters"] for run in runs(w, "test")} for w in (finished, workdir))
-    assert after == {method: before[method] for method in ("plain", "sam")} and len(runs(workdir, "test")) == 6
+    assert after == {"plain": before["plain"], "sam": before["sam"], "sam_hold_2": before["sam"]}
+    assert len(runs(workdir, "test")) == 9
     assert f"The trials are those of the study {finished.name}." in (workdir / "report.md").read_text()
 
 
@@ -184,6 +187,22 @@ def test_flatness_is_compared_with_the_base_optimizer():
         assert cell.endswith(f"({expected})")
     assert row[3].startswith(f"{np.sqrt(better * worse) / base:.2f} ")
     assert cells(table, "SAM") == [["SAM", "", "", "", ""]]
+
+
+def test_choices_are_compared_by_validation_accuracy():
+    study = synthetic(gam=4.0)
+    trials = [(0.1, 0.5, 0.90), (0.1, 1.0, 0.80), (0.2, 0.5, 0.86), (0.5, 1.0, None)]
+    for trial, (rho, alpha, accuracy) in enumerate(trials):
+        about = {"kind": "tune", "noise": 0.0, "method": "gam", "trial": trial, "seed": 1000}
+        chosen = {"gam_rho": rho, "gam_alpha": alpha}
+        study.records.append(about | {"hyperparameters": chosen, "validation_accuracy": accuracy})
+        study.records.append(about | {"seed": 1001, "hyperparameters": chosen, "validation_accuracy": accuracy})
+    (row,) = cells(choice_table(tasks([study, synthetic(sam=1.0)]), "gam", "gam_rho"), "digits")
+    assert row[1:] == ["**0.0** (2)", "-4.0 (1)", "-90.0 (1)", "0.2"]
+    (row,) = cells(choice_table(tasks([study]), "gam", "gam_alpha"), "digits")
+    assert row[1:] == ["**0.0** (2)", "-10.0 (2)", "0.2"]
+    adopted = study._replace(config=dataclasses.replace(study.config, tuned_in=study.config.workdir))
+    assert not cells(choice_table(tasks([adopted]), "gam", "gam_rho"), "digits")
 
 
 def test_prediction_tells_methods_apart_from_seeds():
