@@ -33,6 +33,9 @@ COLORS = {
 }
 """Of each method in all pictures."""
 
+_FEW = 5
+"""Methods whose names stand upright beside each other."""
+
 
 def color(name: str) -> str:
     """Of a method or recipe, the latter from a palette of their own."""
@@ -56,7 +59,8 @@ def draw(config: CompareConfig, summary: Sequence[Row], records: Sequence[Record
     """Test accuracy and, where it was measured, the top Hessian eigenvalue below it; one column per noise level."""
     eigenvalues = "eigenvalues" in config.measure
     columns, lines = len(config.noise), 1 + eigenvalues
-    size = (1.6 + 1.15 * len(config.methods) * columns, 1.0 + 2.7 * lines)
+    many = len(config.methods) > _FEW
+    size = (1.6 + (0.8 if many else 1.15) * len(config.methods) * columns, 1.0 + 2.7 * lines + many)
     with style():
         figure, axes = plt.subplots(lines, columns, figsize=size, sharex=True, sharey="row", squeeze=False)
         figure.set_layout_engine("constrained")
@@ -91,7 +95,7 @@ def _column(config: CompareConfig, axes: Sequence[Axes], rows: Sequence[Row], re
         sharpness.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         sharpness.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         sharpness.yaxis.set_minor_locator(NullLocator())
-    many = len(rows) > 5
+    many = len(rows) > _FEW
     names = [label(row.method, config.base) for row in rows]
     axes[-1].set_xticks(range(len(rows)), names, rotation=35 * many, ha="right" if many else "center")
     axes[-1].set_xlim(-0.5, len(rows) - 0.3)

@@ -36,7 +36,9 @@ def adopt(config: CompareConfig, store: Store, tasks: Sequence[Record]) -> None:
     require(not differing, f"--tuned-in {place} tuned something else:\n" + "\n".join(differing))
     found = {key(record): record for record in read_records(place / "results.jsonl") if record["kind"] == "tune"}
     for task in tasks:
-        trial = found.get(key(task)) or found.get(key(task | {"method": recipe(task["method"]).method}))
+        method, _, _, averaging = recipe(task["method"])
+        same = task["method"] if averaging != "none" else method
+        trial = found.get(key(task)) or found.get(key(task | {"method": same}))
         if trial is None:
             raise UserError(f"--tuned-in {place} has not finished this run: {task}")
         if task not in store:
