@@ -212,8 +212,8 @@ def recipe_table(wanted: Sequence[Task]) -> str:
 
 
 def _choices(studies: Sequence[Study]) -> list[str]:
-    pairs = (("sam", "sam_rho"), ("gam", "gam_rho"), ("gam", "gam_alpha"))
-    tables = [(choice_table(tasks(studies), method, name), "") for method, name in pairs]
+    wanted = (("sam", "sam_rho"), ("gam", "gam_rho"), ("gam", "gam_alpha"), ("gam", "gam_rho", "gam_alpha"))
+    tables = [(choice_table(tasks(studies), *names), "") for names in wanted]
     return [
         "## Which radii and weights were good",
         "",

@@ -201,6 +201,8 @@ def test_choices_are_compared_by_validation_accuracy():
     assert row[1:] == ["**0.0** (2)", "-4.0 (1)", "-90.0 (1)", "0.2"]
     (row,) = cells(choice_table(tasks([study]), "gam", "gam_alpha"), "digits")
     assert row[1:] == ["**0.0** (2)", "-10.0 (2)", "0.2"]
+    (row,) = cells(choice_table(tasks([study]), "gam", "gam_rho", "gam_alpha"), "digits")
+    assert row[1:] == ["**0.0** (1)", "-4.0 (2)", "-90.0 (1)", "0.2"]
     adopted = study._replace(config=dataclasses.replace(study.config, tuned_in=study.config.workdir))
     assert not cells(choice_table(tasks([adopted]), "gam", "gam_rho"), "digits")
 
