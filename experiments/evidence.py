@@ -62,8 +62,9 @@ def gain_table(wanted: Sequence[Task], methods: Sequence[str]) -> str:
         base = study.row(noise, config.methods[0])
         gains = [_gain(study, noise, name) if name in config.methods else "" for name in methods]
         name = f"{label(base.method, config.base)} {plus_minus(base.test_accuracy, 2)}"
-        rows.append([Task(study, noise).label, name, f"{config.seeds}", *gains])
-    return markdown(["task", "base", "seeds", *(label(name, "sgd") for name in methods)], rows)
+        fit = Estimate.of(100 * values(study.records, noise, base.method, "train_accuracy"))
+        rows.append([Task(study, noise).label, f"{config.seeds}", name, f"{fit.mean:.1f}", *gains])
+    return markdown(["task", "seeds", "base", "its training accuracy", *(label(name, "sgd") for name in methods)], rows)
 
 
 def _gain(study: Study, noise: float, method: str) -> str:

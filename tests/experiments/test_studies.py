@@ -1,5 +1,6 @@
 """Tuning that is shared between methods and between studies, and reports on finished studies."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -8,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import compare, evidence, search
+from experiments import compare, evidence, pool, search
 from experiments.choices import choice_table
 from experiments.config import UserError
 from experiments.configs import load
@@ -34,8 +35,15 @@ STAGED = [
         "1",
     ),
     *("--model.hidden", "8", "--trials", "2", "--tuning-seeds", "1", "--seeds", "2", "--noise", "0.3", "--measure"),
-    *("--workers", "1"),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _computed_here():
+    """In this process, which has its imports behind it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "open_pool", lambda workers: contextlib.nullcontext(pool._Here()))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +163,13 @@ def synthetic(**gains):
             error = 0.2 - gain / 100 + seed * (1 + gain / 10) / 1000
             flat = {"eigenvalues": [error], "trace": error**2, "R0": [1 - error], "R1": [2 * error]}
             about = {"kind": "test", "noise": 0.0, "method": method, "seed": seed, "seconds": 1.0, "diverged": False}
-            scores = {"test_accuracy": 1 - error, "train_loss": 0.1, "generalization_gap": error, "end": flat}
+            scores = {
+                "test_accuracy": 1 - error,
+                "train_loss": 0.1,
+                "train_accuracy": 1.0,
+                "generalization_gap": error,
+                "end": flat,
+            }
             records.append(about | scores)
     return Study(config, records, summarize(config, records), {"jax": "0", "source": "0"})
 
@@ -176,6 +190,7 @@ def test_claims_are_counted_over_tasks():
     mean = np.mean([gain - 1.5 * gain / 100 for gain in (4.0, -1.0, 0.0)])  # over the four seeds, in points
     assert float(cells(table, "GAM - base")[0][5].split()[0]) == pytest.approx(mean, abs=0.006)
     first = evidence.gain_table(tasks(studies), evidence.PAPER).splitlines()[2]
+    assert "| SGD 79.85 ± 0.06 | 100.0 " in first
     assert "**+3.94 ± 0.03**" in first and first.count("±") == 3
 
 
