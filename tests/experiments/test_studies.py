@@ -136,7 +136,7 @@ def test_a_report_is_made_anew_from_the_records_alone(finished, tmp_path, capsys
         line.replace(line.rpartition(" ")[2], "older.") for line in old if line.startswith("- Versions")
     ]
     assert (output / "gains.png").exists() and not (output / "prediction.png").exists()
-    assert "| first, 30% wrong labels | SGD " in (output / "evidence.md").read_text()
+    assert "| first, 30% wrong labels | 2     | SGD " in (output / "evidence.md").read_text()
 
 
 def test_an_unfinished_study_is_refused(finished, tmp_path):
