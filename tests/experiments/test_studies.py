@@ -18,7 +18,7 @@ from experiments.main import main
 from experiments.store import key, read_records
 from experiments.studies import Study, read_study, tasks
 from experiments.study_figures import ratios
-from experiments.summary import summarize
+from experiments.summary import Estimate, summarize
 from experiments.tables import domain_table, grid_table
 
 STAGED = [
@@ -181,6 +181,7 @@ def cells(table, name):
 
 
 def test_claims_are_counted_over_tasks():
+    assert [evidence.is_clear(Estimate(mean, 1.0)) for mean in (1.9, 2.1, -2.1)] == [False, True, True]
     studies = [synthetic(sam=2.0, gam=4.0), synthetic(sam=3.0, gam=-1.0), synthetic(gam=0.0)]
     table = evidence.claim_table(tasks(studies))
     assert cells(table, "GAM - base")[0][1:5] == ["3", "1", "1", "1"]
