@@ -85,12 +85,13 @@ def chosen_trial(records: Iterable[Record], noise: float, method: str) -> int:
 
 
 def _tuning(config: CompareConfig, noise: float, methods: Iterable[str]) -> list[Record]:
+    tried = {method: num_trials(config, method) for method in methods}
     return [
         {"kind": "tune", "noise": noise, "method": method, "trial": trial, "seed": TUNING_SEED + seed}
-        for trial in range(config.trials)
+        for trial in range(max(tried.values()))
         for seed in range(config.tuning_seeds)
-        for method in methods
-        if trial < num_trials(config, method)
+        for method in tried
+        if trial < tried[method]
     ]
 
 

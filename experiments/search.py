@@ -37,8 +37,12 @@ def grid_size(config: CompareConfig, name: str) -> int:
 
 
 def num_trials(config: CompareConfig, name: str) -> int:
-    """How many settings a method or recipe tries; one where it has nothing of its own to tune."""
-    return config.trials if method_grid(config, name) else 1
+    """How many settings a method or recipe tries.
+
+    With ``base_first`` the first method tries all of its grid, and what has nothing of its own to tune one.
+    """
+    is_base = config.base_first and name == config.methods[0]
+    return grid_size(config, name) if is_base or not method_grid(config, name) else config.trials
 
 
 def trials(config: CompareConfig, name: str, chosen: Mapping[str, float] | None = None) -> list[OptimConfig]:

@@ -84,8 +84,8 @@ class CompareConfig:
     trials: int = 16
     """Hyper-parameter settings that each method may try, the same number for all."""
     base_first: bool = False
-    """Tune learning rate and weight decay with the first method alone; the others take them over, and spend their
-    trials on what is their own. If not, every method tunes all that it has."""
+    """Tune learning rate and weight decay with the first method alone, which tries all of its grid; the others take
+    them over, and spend their trials on what is their own. If not, every method tunes all that it has."""
     tuned_in: Path | None = None
     """Folder of a finished study that chooses the hyper-parameters in place of trials of this one. The studies may
     differ in the size and split of the data, the epochs, the seeds and what is measured. A recipe that was not
