@@ -19,8 +19,9 @@ from experiments.tables import hours, markdown, measures, plus_minus, signed
 PAPER: tuple[Method, ...] = ("sam", "gam", "sam+gam", "accelerated_gam")
 """What the paper compares with the base optimizer."""
 _CLAIMS = (*((name, "plain") for name in PAPER), ("sam+gam", "sam"), ("gam", "sam"), ("accelerated_gam", "gam"))
-MEASURES = ("R1 at 0.1", "R0 at 0.1", "top eigenvalue", "trace")
+PREDICTORS = ("R1 at 0.1", "R0 at 0.1", "top eigenvalue")
 """What may predict generalization; the first is compared with the others."""
+_MEASURES = (*PREDICTORS, "trace")
 
 
 def write(studies: Sequence[Study], output: Path, pictures: Iterable[Path], command: str) -> Path:
@@ -116,7 +117,7 @@ def flatness_table(wanted: Sequence[Task]) -> str:
     rows = []
     for name in PAPER:
         cells = []
-        for measure in MEASURES:
+        for measure in _MEASURES:
             found = np.array(
                 [
                     _mean(study, noise, name, measure) / _mean(study, noise, study.config.methods[0], measure)
@@ -128,7 +129,7 @@ def flatness_table(wanted: Sequence[Task]) -> str:
             flatter = f"({np.sum(found < 1)} of {len(found)})"
             cells.append(f"{np.exp(np.log(found).mean()):.2f} {flatter}" if len(found) > 0 else "")
         rows.append([label(name, "sgd"), *cells])
-    return markdown(["method", *MEASURES], rows)
+    return markdown(["method", *_MEASURES], rows)
 
 
 def _mean(study: Study, noise: float, method: str, measure: str) -> float:
@@ -158,10 +159,10 @@ def samples(studies: Sequence[Study], *outcomes: Any) -> list[Sample]:
     found = []
     for (study, noise), outcome in itertools.product(tasks(studies), outcomes):
         places = measures(study.config, "end")
-        if not {*MEASURES} <= places.keys():
+        if not {*PREDICTORS} <= places.keys():
             continue
         of = [(study.records, noise, method) for method in study.config.methods]
-        flat = np.array([[values(*one, *places[name]) for one in of] for name in MEASURES])
+        flat = np.array([[values(*one, *places[name]) for one in of] for name in PREDICTORS])
         found.append(Sample(flat, np.array([outcome(*one) for one in of])))
     return found
 
@@ -174,8 +175,8 @@ def prediction_table(studies: Sequence[Study]) -> str:
         if not found:
             continue
         correlations, above = pool(found, within=within)
-        for measure, value, lead in zip(MEASURES, correlations, above, strict=True):
-            minus = "" if measure == MEASURES[0] else str(lead)
+        for measure, value, lead in zip(PREDICTORS, correlations, above, strict=True):
+            minus = "" if measure == PREDICTORS[0] else str(lead)
             rows.append([name, "within" if within else "together", measure, str(value), minus])
     return markdown(["predicts", "networks", "measure", "rank correlation", "R1 minus"], rows)
 

@@ -226,7 +226,7 @@ def test_choices_are_compared_by_validation_accuracy():
 def test_prediction_tells_methods_apart_from_seeds():
     """Of networks whose flatness is their error R1 ranks all, R0 all the other way round."""
     table = evidence.prediction_table([synthetic(sam=1.0, gam=2.0), synthetic(gam=3.0)])
-    assert len(table.splitlines()) == 2 + 2 * len(OUTCOMES) * len(evidence.MEASURES)
+    assert len(table.splitlines()) == 2 + 2 * len(OUTCOMES) * len(evidence.PREDICTORS)
     for row in cells(table, "test error"):
         sign = "-" if row[2].startswith("R0") else "+"
         assert row[3] == f"{sign}1.00 ({sign}1.00 to {sign}1.00)"
