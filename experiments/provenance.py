@@ -1,6 +1,7 @@
 """Where numbers come from: versions, source code, hardware, command."""
 
 import ast
+import contextlib
 import datetime
 import hashlib
 import os
@@ -38,11 +39,19 @@ def provenance() -> dict[str, str]:
 
 def _code(path: Path) -> str:
     """A Python file without its comments, docstrings and layout."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = _parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             node.body = [line for line in node.body if not _is_text(line)]
     return ast.dump(tree)
+
+
+def _parse(text: str) -> ast.Module:
+    """Again where CPython 3.11 mixes up two threads that parse at the same time (its issue 106905)."""
+    for _ in range(10):
+        with contextlib.suppress(SystemError):
+            return ast.parse(text)
+    return ast.parse(text)
 
 
 def _is_text(line: ast.stmt) -> bool:

@@ -1,5 +1,7 @@
 """The fingerprint of the source changes with what runs, and with nothing else."""
 
+import ast
+
 from experiments import provenance
 
 
@@ -14,3 +16,18 @@ def test_code_is_what_runs_and_not_what_is_said_about_it(tmp_path):
         (tmp_path / name).write_text(text)
     plain, told, other = (provenance._code(tmp_path / name) for name in texts)
     assert plain == told != other
+
+
+def test_a_parser_that_another_thread_has_disturbed_is_asked_again(tmp_path, monkeypatch):
+    parse, left = ast.parse, ["once", "twice"]
+
+    def disturbed(text):
+        if left:
+            raise SystemError(left.pop())
+        return parse(text)
+
+    path = tmp_path / "file.py"
+    path.write_text("x = 1\n")
+    undisturbed = provenance._code(path)
+    monkeypatch.setattr(ast, "parse", disturbed)
+    assert provenance._code(path) == undisturbed and not left
