@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-from experiments.config import CompareConfig
+from experiments.config import CompareConfig, ModelConfig
 from experiments.recipes import RECIPES, RecipeName, label
 from experiments.store import Record
 from experiments.summary import Estimate, Row, values
@@ -35,6 +35,13 @@ COLORS = {
 
 _FEW = 5
 """Methods whose names stand upright beside each other."""
+
+
+def network(model: ModelConfig) -> str:
+    """The network's name; a ResNet-20 of another depth has the name that its paper gives it."""
+    if model.depth is None:
+        return model.name
+    return f"resnet{6 * model.depth + 2}" if model.name == "resnet20" else f"{model.name} of {model.depth} layers"
 
 
 def color(name: str) -> str:
@@ -73,7 +80,7 @@ def draw(config: CompareConfig, summary: Sequence[Row], records: Sequence[Record
             axes[1, 0].set_ylabel("top Hessian eigenvalue\n(lower is flatter)")
         size = f", {config.data.train_size} training images" if config.data.train_size else ""
         figure.suptitle(
-            f"{config.data.name}, {config.model.name}{size}, every method tuned with the same budget\n"
+            f"{config.data.name}, {network(config.model)}{size}, every method tuned with the same budget\n"
             f"pale dots: {config.seeds} seeds, strong dots: mean and standard error",
             fontsize=11,
         )
@@ -106,7 +113,7 @@ def _strip(axes: Axes, place: int, runs: np.ndarray, estimate: Estimate, color: 
     spread = np.linspace(-0.2, 0.08, len(runs))
     axes.scatter(place + spread, runs, s=26, color=color, alpha=0.35, linewidths=0)
     axes.errorbar(place + 0.2, estimate.mean, estimate.error, fmt="o", color=color, capsize=4, markersize=7)
-    text = form.format(estimate.mean)
+    text = form.format(estimate.mean).rstrip(".")
     axes.annotate(
         text, (place + 0.2, estimate.mean), (8, 0), textcoords="offset points", va="center", color=color, weight="bold"
     )

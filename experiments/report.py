@@ -10,6 +10,7 @@ from experiments.compare import TUNING_SEED
 from experiments.config import SPLIT_PER_SEED, CompareConfig
 from experiments.correlation import correlation_table
 from experiments.data import DATA_SETS
+from experiments.picture import network
 from experiments.recipes import label
 from experiments.store import Record, write_atomically
 from experiments.studies import Study
@@ -66,7 +67,7 @@ def write_markdown(study: Study, pictures: Sequence[Path]) -> Path:
 
 def task_name(config: CompareConfig) -> str:
     """Data, network and base optimizer."""
-    return f"{config.data.name}, {config.model.name}, {config.base}"
+    return f"{config.data.name}, {network(config.model)}, {config.base}"
 
 
 def _result(
@@ -200,7 +201,7 @@ def _setting(config: CompareConfig, records: Sequence[Record], made_with: dict[s
         f"- Data: {config.data.name}; {config.data.validation:.0%} of the images that may be trained on are for "
         f"validation, and {size} of the others are trained on, augmentation {config.data.augment}. Wrong labels are "
         "spread evenly over the other classes, in the training set only.",
-        f"- Network: {config.model.name}, {_network(config)}; {config.epochs} epochs of batches of "
+        f"- Network: {network(config.model)}, {_network(config)}; {config.epochs} epochs of batches of "
         f"{config.batch_size}, {config.base} with momentum {config.momentum}, learning rate with a cosine to 0"
         f"{warmup}, weight decay {decay}.",
         f"- Time: {spent['tune']:.2f} hours of tuning and {spent['test']:.2f} hours of final runs, summed over runs on "
@@ -219,8 +220,7 @@ def _network(config: CompareConfig) -> str:
     model = config.model
     if model.name == "mlp":
         return "hidden layers of " + ", ".join(map(str, model.hidden))
-    depth = "" if model.depth is None else f", depth {model.depth}"
-    return f"width {model.width:.3g}{depth}, {_image(config)}"
+    return f"width {model.width:.3g}, {_image(config)}"
 
 
 def _image(config: CompareConfig) -> str:

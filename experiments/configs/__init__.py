@@ -10,6 +10,7 @@ CompareName = Literal[
     "digits",
     "digits_mlp",
     "digits_cnn",
+    "digits_cnn_jointly",
     "digits_family",
     "digits_recipes",
     "fashion_mnist_resnet",

@@ -90,6 +90,15 @@ _digits_cnn = dataclasses.replace(
 decay, 0.02, where labels are wrong, and GAM the largest product of radius and weight: SGD's grid was widened and GAM's
 tried whole."""
 
+_digits_cnn_jointly = dataclasses.replace(
+    _digits_cnn,
+    workdir=Path("runs/digits_cnn_jointly"),
+    base_first=False,
+    trials=20,
+    measure=(),
+)
+"""The same, every method with a learning rate and a weight decay of its own: is it fair to tune the base first?"""
+
 _digits_family = dataclasses.replace(
     _digits,
     workdir=Path("runs/digits_family"),
@@ -221,6 +230,7 @@ STUDIES = {
         _digits,
         _digits_mlp,
         _digits_cnn,
+        _digits_cnn_jointly,
         _digits_family,
         _digits_recipes,
         _fashion_mnist_resnet,
