@@ -8,8 +8,7 @@ import numpy as np
 from experiments.recipes import label
 from experiments.store import Record
 from experiments.studies import Task
-from experiments.summary import Estimate, values
-from experiments.tables import markdown, measures
+from experiments.tables import markdown
 
 
 def choice_table(wanted: Sequence[Task], method: str, *names: str) -> str:
@@ -53,8 +52,5 @@ def _cell(accuracies: Sequence[float], best: float) -> str:
 
 
 def _sharpness(task: Task) -> str:
-    study, noise = task
-    path = measures(study.config, "end").get("top eigenvalue")
-    if path is None:
-        return ""
-    return f"{Estimate.of(values(study.records, noise, study.config.methods[0], *path)).mean:.1f}"
+    mean = task.study.mean(task.noise, task.study.config.methods[0], "top eigenvalue")
+    return "" if math.isnan(mean) else f"{mean:.1f}"

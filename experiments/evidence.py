@@ -120,9 +120,9 @@ def flatness_table(wanted: Sequence[Task]) -> str:
         for measure in _MEASURES:
             found = np.array(
                 [
-                    _mean(study, noise, name, measure) / _mean(study, noise, study.config.methods[0], measure)
+                    study.mean(noise, name, measure) / study.mean(noise, study.config.methods[0], measure)
                     for study, noise in wanted
-                    if name in study.config.methods and measure in measures(study.config, "end")
+                    if name in study.config.methods
                 ]
             )
             found = found[found > 0]
@@ -132,19 +132,14 @@ def flatness_table(wanted: Sequence[Task]) -> str:
     return markdown(["method", *_MEASURES], rows)
 
 
-def _mean(study: Study, noise: float, method: str, measure: str) -> float:
-    path = measures(study.config, "end")[measure]
-    return Estimate.of(values(study.records, noise, method, *path)).mean
-
-
 def _prediction(studies: Sequence[Study]) -> list[str]:
-    count = len(samples(studies, *OUTCOMES.values()))
-    networks = sum(sample.outcome.size for sample in samples(studies, next(iter(OUTCOMES.values()))))
+    found = samples(studies, OUTCOMES["test error"])
+    networks = sum(sample.outcome.size for sample in found)
     return [
         "## Does flatness predict generalization?",
         "",
         "Spearman's rank correlation with flatness of the training loss, positive where flatter networks do better: "
-        f"the mean over the {count // len(OUTCOMES)} tasks where all of these were measured, {networks} networks, with "
+        f"the mean over the {len(found)} tasks where all of these were measured, {networks} networks, with "
         "95 % percentile bootstraps over the seeds of each task. *Together*: over all networks of a task, whose "
         "methods differ in more than flatness. *Within*: over the seeds of one method, then the mean over methods. "
         "*R1 minus*: by how much the correlation of R1 is above it.",
@@ -154,10 +149,10 @@ def _prediction(studies: Sequence[Study]) -> list[str]:
     ]
 
 
-def samples(studies: Sequence[Study], *outcomes: Any) -> list[Sample]:
+def samples(studies: Sequence[Study], outcome: Any) -> list[Sample]:
     """The tasks on which all measures were taken."""
     found = []
-    for (study, noise), outcome in itertools.product(tasks(studies), outcomes):
+    for study, noise in tasks(studies):
         places = measures(study.config, "end")
         if not {*PREDICTORS} <= places.keys():
             continue

@@ -19,7 +19,7 @@ def draw(studies: Sequence[Study], output: Path) -> list[Path]:
         found = [
             _gains([task for task in tasks(studies) if not {*PAPER}.isdisjoint(task.study.config.methods)], output)
         ]
-        if samples(studies, *OUTCOMES.values()):
+        if samples(studies, OUTCOMES["test error"]):
             found.append(_prediction(studies, output))
     return found
 

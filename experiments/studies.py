@@ -1,5 +1,6 @@
 """Finished studies, read again from their folders: what tables and pictures over several of them are made of."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,7 +8,8 @@ from typing import Any, NamedTuple
 from experiments.compare import plan
 from experiments.config import CompareConfig, require
 from experiments.store import Record, key, read_json, read_records
-from experiments.summary import Row, summarize
+from experiments.summary import Estimate, Row, summarize, values
+from experiments.tables import measures
 
 
 class Study(NamedTuple):
@@ -32,6 +34,11 @@ class Study(NamedTuple):
     def row(self, noise: float, method: str) -> Row:
         """The row of a method at a noise level."""
         return next(row for row in self.summary if (row.noise, row.method) == (noise, method))
+
+    def mean(self, noise: float, method: str, measure: str) -> float:
+        """A measure of flatness (see :func:`experiments.tables.measures`) at the end; NaN if it was not taken."""
+        path = measures(self.config, "end").get(measure)
+        return math.nan if path is None else Estimate.of(values(self.records, noise, method, *path)).mean
 
 
 class Task(NamedTuple):
