@@ -14,6 +14,10 @@ from experiments.store import Record
 from experiments.summary import Estimate, Row, values
 
 
+def _labels(noise: float) -> str:
+    return f"{noise:.0%} wrong labels" if noise else "clean labels"
+
+
 def draw_noise(config: CompareConfig, summary: Sequence[Row]) -> Path:
     """Test accuracy over the share of wrong labels, with standard errors (Fig. C.2 of the paper)."""
     with style():
@@ -33,22 +37,23 @@ def draw_noise(config: CompareConfig, summary: Sequence[Row]) -> Path:
 def draw_frontier(config: CompareConfig, summary: Sequence[Row]) -> Path:
     """What each method gains over the first one, against what its step costs in gradients; a panel per noise level."""
     with style():
-        size = (9 * len(config.noise), 6)
+        size = (11.5 * len(config.noise), 6)
         figure, axes = plt.subplots(1, len(config.noise), figsize=size, squeeze=False, layout="constrained")
+        base = label(config.methods[0], config.base)
         for noise, axis in zip(config.noise, axes[0], strict=True):
-            for row in (row for row in summary if row.noise == noise):
-                name, gain = label(row.method, config.base), row.gain.estimate
-                is_recipe = row.method in RECIPES
+            rows = sorted((row for row in summary if row.noise == noise), key=lambda row: -row.gain.estimate.mean)
+            for number, row in enumerate(rows, 1):
+                (mean, error), is_recipe = row.gain.estimate, row.method in RECIPES
                 mark = {"marker": "o" if is_recipe else "D", "markersize": 5 if is_recipe else 8, "capsize": 2}
-                axis.errorbar(row.flop_ratio, gain.mean, gain.error, color=color(row.method), **mark)
-                axis.annotate(name, (row.flop_ratio, gain.mean), (6, 3), textcoords="offset points", fontsize=8)
-            base = label(config.methods[0], config.base)
-            axis.set(xscale="log", xlabel=f"cost of a step (FLOPs, {base} = 1)", title=f"{noise:.0%} wrong labels")
+                name = f"{number}  {label(row.method, config.base)}"
+                axis.errorbar(row.flop_ratio, mean, error, color=color(row.method), label=name, **mark)
+                axis.annotate(str(number), (row.flop_ratio, mean), (6, 3), textcoords="offset points", fontsize=9)
+            axis.set(xscale="log", xlabel=f"cost of a step (FLOPs, {base} = 1)", title=_labels(noise))
             axis.set(ylabel=f"gain in test accuracy over {base}, percentage points")
             axis.set_xticks([1, 1.5, 2, 3, 4, 5, 6, 7], ["1", "1.5", "2", "3", "4", "5", "6", "7"])
             axis.xaxis.set_minor_locator(NullLocator())
-            axis.margins(x=0.15)
             axis.grid(alpha=0.3)
+            axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
         return save(figure, config.workdir / "frontier.png")
 
 
@@ -70,8 +75,7 @@ def draw_ratios(config: CompareConfig, summary: Sequence[Row]) -> Path:
             rows = {row.method: row for row in summary if row.noise == noise}
             time = [rows[method].time_ratio for method in shares]
             means, errors = zip(*(rows[method].test_accuracy for method in shares), strict=True)
-            title = f"{noise:.0%} wrong labels" if noise else "true labels"
-            axis.errorbar(time, means, errors, marker="o", markersize=4, capsize=3, label=title)
+            axis.errorbar(time, means, errors, marker="o", markersize=4, capsize=3, label=_labels(noise))
             for x, y, share in zip(time, means, shares.values(), strict=True):
                 axis.annotate(f"{share:g}", (x, y), (5, 5), textcoords="offset points", fontsize=9)
         base = label(config.methods[0], config.base)
