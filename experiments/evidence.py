@@ -47,8 +47,9 @@ def _gains(studies: Sequence[Study], links: Sequence[str]) -> list[str]:
         "",
         gain_table(tasks(studies), PAPER),
         "",
-        "Counted over these tasks (which share data, so they are not independent): how often the difference is more "
-        "than two standard errors, and its mean over tasks with the standard error of that.",
+        "Counted over these tasks, runs that two studies share once (tasks also share data, so they are not "
+        "independent): how often the difference is more than two standard errors, and its mean over tasks with the "
+        "standard error of that.",
         "",
         claim_table(tasks(studies)),
         "",
@@ -84,11 +85,11 @@ def claim_table(wanted: Sequence[Task]) -> str:
     """How often one method is better than another one."""
     rows = []
     for method, other in _CLAIMS:
-        found = [
+        found = dict.fromkeys(  # runs that studies share, the same to the last digit, count once
             difference(study.records, noise, method, other).estimate
             for study, noise in wanted
             if {method, other} <= {*study.config.methods}
-        ]
+        )
         if not found:
             continue
         clear = [one.mean for one in found if is_clear(one)]
