@@ -193,13 +193,31 @@ _fashion_mnist_vit = dataclasses.replace(
 """The same with a ViT of 87,000 parameters (3 layers, 17 tokens) and AdamW. With six trials SAM and GAM try all of
 their grids."""
 
-_fashion_mnist_vit_full = dataclasses.replace(
+_fashion_mnist_vit_jointly = dataclasses.replace(
     _fashion_mnist_vit,
+    workdir=Path("runs/fashion_mnist_vit_jointly"),
+    model=dataclasses.replace(_fashion_mnist_vit.model, unroll=True),
+    base_first=False,
+    grid=dataclasses.replace(
+        _fashion_mnist_vit.grid, learning_rate=(1e-3, 3e-3, 1e-2), sam_rho=(0.01, 0.02, 0.05, 0.1)
+    ),
+    trials=9,
+    measure=("eigenvalues", "flatness"),
+    measure_examples=128,
+    k=1,
+    ascent_steps=5,
+)
+"""The same, every method with a learning rate and a weight decay of its own, because AdamW chose the largest learning
+rate, and SAM and GAM did worse with it on validation images than AdamW with a smaller one; what was worst there for
+AdamW (3e-4) and for SAM (0.2 and 0.5) is left out. Layers written out, for which GAM takes a third less time."""
+
+_fashion_mnist_vit_full = dataclasses.replace(
+    _fashion_mnist_vit_jointly,
     workdir=Path("runs/fashion_mnist_vit_full"),
     data=dataclasses.replace(_fashion_mnist_vit.data, train_size=None),
     epochs=1,
     measure=(),
-    tuned_in=Path("runs/fashion_mnist_vit"),
+    tuned_in=Path("runs/fashion_mnist_vit_jointly"),
 )
 """As many steps on all of the images, each seen once."""
 
@@ -253,6 +271,7 @@ STUDIES = {
         _fashion_mnist_resnet_full,
         _fashion_mnist_recipes,
         _fashion_mnist_vit,
+        _fashion_mnist_vit_jointly,
         _fashion_mnist_vit_full,
         _cifar10_resnet,
         _pacs,
