@@ -17,6 +17,7 @@ CompareName = Literal[
     "fashion_mnist_resnet_full",
     "fashion_mnist_recipes",
     "fashion_mnist_vit",
+    "fashion_mnist_vit_jointly",
     "fashion_mnist_vit_full",
     "cifar10_resnet",
     "pacs",
