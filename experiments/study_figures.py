@@ -1,17 +1,18 @@
-"""Pictures of a comparison beyond its result: accuracy over label noise and cost, flatness over radius and time."""
+"""Pictures of a comparison beyond its result: accuracy over label noise and cost, flatness at two times."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from experiments.config import CompareConfig
 from experiments.picture import color, save, style
 from experiments.recipes import RECIPES, label
 from experiments.store import Record
 from experiments.summary import Estimate, Row, values
+from experiments.tables import measures
 
 
 def _labels(noise: float) -> str:
@@ -87,33 +88,34 @@ def draw_ratios(config: CompareConfig, summary: Sequence[Row]) -> Path:
 
 
 def draw_flatness(config: CompareConfig, records: Sequence[Record]) -> Path:
-    """R1 over the radius, and the top eigenvalues, at half-time and at the end (Fig. 3); a row per noise level."""
-    wanted = [quantity for quantity in ("flatness", "eigenvalues") if quantity in config.measure]
-    rows, columns = len(config.noise), 2 * len(wanted)
-    size = (1.5 + 3.0 * columns, 0.9 + 2.9 * rows)
+    """Every measure of flatness at half-time and at the end, with standard errors (Fig. 3); a row per noise level.
+
+    Below the top eigenvalue the others that were measured, pale.
+    """
+    stages = {"half": measures(config, "half"), "end": measures(config, "end")}
+    names, lines = [*stages["end"]], len(config.noise)
+    many = len(config.methods)
     with style():
-        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
-        figure.set_layout_engine("constrained")
+        size = (1.0 + 2.9 * len(names), 1.2 + 2.7 * lines)
+        figure, axes = plt.subplots(lines, len(names), figsize=size, squeeze=False, layout="constrained")
         for noise, line in zip(config.noise, axes, strict=True):
-            for half, end in zip(line[::2], line[1::2], strict=True):
-                end.sharey(half)
-            panels = [(quantity, stage) for quantity in wanted for stage in ("half", "end")]
-            for axis, (quantity, stage) in zip(line, panels, strict=True):
-                radii = quantity == "flatness"
-                places = np.array(config.rho) if radii else 1 + np.arange(config.k)
-                for method in config.methods:
-                    path = (stage, "R1" if radii else "eigenvalues")
-                    runs = [values(records, noise, method, *path, i) for i in range(len(places))]
-                    means, errors = zip(*map(Estimate.of, runs), strict=True)
-                    name = label(method, config.base)
-                    axis.errorbar(places, means, errors, marker="o", markersize=3, color=color(method), label=name)
-                axis.set(yscale="log", xscale="log" if radii else "linear", xlabel="radius ρ" if radii else "rank")
-                axis.set_xticks(places, [f"{place:g}" for place in places])
-                axis.xaxis.set_minor_locator(NullLocator())
-                axis.set_title(f"{noise:.0%} wrong, {'half-time' if stage == 'half' else 'end'}", fontsize=10)
-                axis.grid(alpha=0.3)
-            for axis, quantity in zip(line[::2], wanted, strict=True):
-                axis.set_ylabel("R1" if quantity == "flatness" else "Hessian eigenvalue")
+            for axis, name in zip(line, names, strict=True):
+                for number, method in enumerate(config.methods):
+                    x = np.arange(2) + 0.7 * ((number + 0.5) / many - 0.5)
+                    paths = [stages[stage][name] for stage in stages]
+                    means, errors = zip(*(Estimate.of(values(records, noise, method, *p)) for p in paths), strict=True)
+                    mark = {"fmt": "o", "markersize": 4, "color": color(method)}
+                    axis.errorbar(x, means, errors, label=label(method, config.base), **mark)
+                    for rank in range(1, config.k if name == "top eigenvalue" else 1):
+                        below = [Estimate.of(values(records, noise, method, *p[:-1], rank)).mean for p in paths]
+                        axis.plot(x, below, "_", markersize=4, color=color(method), alpha=0.5)
+                axis.set(yscale="log", xlim=(-0.5, 1.5), title=name)
+                axis.set_xticks([0, 1], ["half-time", "end"])
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+                axis.yaxis.set_minor_locator(NullLocator())
+                axis.grid(axis="y", alpha=0.3)
+            line[0].set_ylabel(_labels(noise))
         handles = axes[0, 0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside upper center", ncols=5, frameon=False)
+        figure.legend(*handles, loc="outside upper center", ncols=min(many, 6), frameon=False)
         return save(figure, config.workdir / "flatness.png")

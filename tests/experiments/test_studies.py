@@ -6,10 +6,11 @@ import dataclasses
 import json
 import shutil
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from experiments import compare, evidence, pool, search
+from experiments import compare, evidence, pool, search, study_figures
 from experiments.choices import choice_table
 from experiments.config import UserError
 from experiments.configs import load
@@ -168,6 +169,7 @@ def synthetic(**gains):
                 "train_loss": 0.1,
                 "train_accuracy": 1.0,
                 "generalization_gap": error,
+                "half": flat,
                 "end": flat,
             }
             records.append(about | scores)
@@ -255,6 +257,18 @@ def test_domains_are_told_apart_by_their_seeds():
 def test_shares_of_gams_steps_are_in_their_order():
     config = dataclasses.replace(load("digits"), methods=("gam", "gam_hold_5", "gam_skip_2", "plain", "gam_skip_20"))
     assert [*ratios(config).items()] == [("plain", 0.0), ("gam_skip_20", 0.05), ("gam_skip_2", 0.5), ("gam", 1.0)]
+
+
+def test_every_measure_is_seen_in_the_picture_at_half_time_and_at_the_end(monkeypatch):
+    monkeypatch.setattr(study_figures, "save", lambda figure, path: figure)
+    figure = study_figures.draw_flatness(*synthetic(gam=4.0)[:2])
+    figure.canvas.draw()
+    assert [axis.get_title() for axis in figure.axes] == ["R0 at 0.1", "R1 at 0.1", "top eigenvalue", "trace"]
+    for axis in figure.axes:
+        points = np.concatenate([drawn[0].get_xydata() for drawn in axis.containers])
+        assert len(points) == 2 * 2
+        assert axis.viewLim.contains(*points.min(0)) and axis.viewLim.contains(*points.max(0))
+    plt.close(figure)
 
 
 def test_the_csv_of_a_study_has_every_final_run(finished):
