@@ -55,7 +55,7 @@ def _prediction(studies: Sequence[Study], output: Path) -> Path:
             )
             axis.errorbar(place + 0.1, mean, [[mean - low], [high - mean]], fmt="o", color=f"C{place}", capsize=4)
         axis.axhline(0, color="#555555", linewidth=1)
-        axis.set_xticks(range(len(PREDICTORS)), [name.replace(" at ", "\nat ") for name in PREDICTORS], fontsize=9)
+        axis.set_xticks(range(len(PREDICTORS)), [name.replace(" ", "\n", 1) for name in PREDICTORS], fontsize=9)
         axis.set_title(f"{name}\n{'within one method' if within else 'all networks of a task'}", fontsize=10)
         axis.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel("Spearman's rank correlation")
