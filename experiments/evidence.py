@@ -14,7 +14,7 @@ from experiments.recipes import RECIPES, label, recipe
 from experiments.store import write_atomically
 from experiments.studies import Study, Task, tasks
 from experiments.summary import Estimate, difference, values
-from experiments.tables import hours, markdown, measures, plus_minus, signed
+from experiments.tables import hours, made_here, markdown, measures, plus_minus, signed
 
 PAPER: tuple[Method, ...] = ("sam", "gam", "sam+gam", "accelerated_gam")
 """What the paper compares with the base optimizer."""
@@ -226,9 +226,9 @@ def _choices(studies: Sequence[Study]) -> list[str]:
 def _sources(studies: Sequence[Study]) -> list[str]:
     rows = []
     for study in studies:
-        spent = hours(study.records)
+        spent = hours(study.config, study.records)
         made = f"jax {study.made_with['jax']}, source {study.made_with['source']}"
-        runs = sum(record["kind"] in ("tune", "test") for record in study.records)
+        runs = sum(map(len, made_here(study.config, study.records).values()))
         rows.append([study.name, str(runs), f"{spent['tune']:.2f} + {spent['test']:.2f}", made])
     return [
         "## Sources",

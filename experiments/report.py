@@ -191,7 +191,7 @@ def _order(config: CompareConfig) -> str:
 
 
 def _setting(config: CompareConfig, records: Sequence[Record], made_with: dict[str, Any]) -> list[str]:
-    spent = hours(records)
+    spent = hours(config, records)
     size = "all" if config.data.train_size is None else config.data.train_size
     warmup = f", after a warm-up of {config.warmup:.0%} of the steps" if config.warmup else ""
     decay = "added to the gradient after the method" if config.base == "sgd" else "decoupled, of matrices only"

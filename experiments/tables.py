@@ -134,9 +134,16 @@ def final(config: CompareConfig, records: Sequence[Record]) -> list[Record]:
     return sorted(runs, key=lambda r: (r["noise"], config.methods.index(r["method"]), r["seed"]))
 
 
-def hours(records: Sequence[Record]) -> dict[str, float]:
+def made_here(config: CompareConfig, records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The trials and the final runs of a study, by kind, without trials that it took over from another one."""
+    kinds = ("test",) if config.tuned_in is not None else ("tune", "test")
+    return {"tune": [], "test": []} | {kind: [r for r in records if r["kind"] == kind] for kind in kinds}
+
+
+def hours(config: CompareConfig, records: Sequence[Record]) -> dict[str, float]:
     """Time that trials and final runs have taken, by kind."""
-    return {kind: sum(r["seconds"] for r in records if r["kind"] == kind) / 3600 for kind in ("tune", "test")}
+    runs = made_here(config, records).items()
+    return {kind: sum(record["seconds"] for record in found) / 3600 for kind, found in runs}
 
 
 def _about(record: Record) -> tuple[float, str]:

@@ -102,7 +102,8 @@ def test_a_study_takes_the_trials_of_another_one_over(finished, tmp_path):
     before, after = ({run["method"]: run["hyperparameters"] for run in runs(w, "test")} for w in (finished, workdir))
     assert after == {"plain": before["plain"], "sam": before["sam"], "sam_hold_2": before["sam"]}
     assert len(runs(workdir, "test")) == 9
-    assert f"The trials are those of the study {finished.name}." in (workdir / "report.md").read_text()
+    report = (workdir / "report.md").read_text()
+    assert f"The trials are those of the study {finished.name}." in report and "- Time: 0.00 hours of tuning" in report
 
 
 @pytest.mark.parametrize(
