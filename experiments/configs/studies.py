@@ -1,8 +1,8 @@
 """Studies: comparisons of methods, each tuned with the same budget on validation images, then tested once.
 
 Command: python -m experiments.main compare --config digits
-Run time: below for each, estimated from the CPU seconds of single steps of SGD and GAM, except for the demonstration.
-Expected: see experiments/README.md for the demonstration; the others have not been run.
+Run time: 5 to 70 minutes on 2 CPU cores, the demonstration less than 3; core hours are in each report.
+Expected: experiments/results/studies, and experiments/README.md for the demonstration.
 """
 
 import dataclasses
