@@ -185,7 +185,7 @@ def _hyperparameters(config: CompareConfig, records: Sequence[Record]) -> list[s
 def _order(config: CompareConfig) -> str:
     """How the tuning departs from the usual."""
     base = label(config.methods[0], config.base)
-    shared = f" Learning rate and weight decay were tuned for {base} alone, and the others took them over."
+    shared = f" {base} alone tuned learning rate and weight decay, on all of its grid; the others took them over."
     elsewhere = f" The trials are those of the study {config.tuned_in and config.tuned_in.name}."
     return shared * config.base_first + elsewhere * (config.tuned_in is not None)
 

@@ -94,14 +94,14 @@ def draw_flatness(config: CompareConfig, records: Sequence[Record]) -> Path:
     """
     stages = {"half": measures(config, "half"), "end": measures(config, "end")}
     names, lines = [*stages["end"]], len(config.noise)
-    many = len(config.methods)
+    count = len(config.methods)
     with style():
         size = (1.0 + 2.9 * len(names), 1.2 + 2.7 * lines)
         figure, axes = plt.subplots(lines, len(names), figsize=size, squeeze=False, layout="constrained")
         for noise, line in zip(config.noise, axes, strict=True):
             for axis, name in zip(line, names, strict=True):
                 for number, method in enumerate(config.methods):
-                    x = np.arange(2) + 0.7 * ((number + 0.5) / many - 0.5)
+                    x = np.arange(2) + 0.7 * ((number + 0.5) / count - 0.5)
                     paths = [stages[stage][name] for stage in stages]
                     means, errors = zip(*(Estimate.of(values(records, noise, method, *p)) for p in paths), strict=True)
                     mark = {"fmt": "o", "markersize": 4, "color": color(method)}
@@ -117,5 +117,5 @@ def draw_flatness(config: CompareConfig, records: Sequence[Record]) -> Path:
                 axis.grid(axis="y", alpha=0.3)
             line[0].set_ylabel(_labels(noise))
         handles = axes[0, 0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside upper center", ncols=min(many, 6), frameon=False)
+        figure.legend(*handles, loc="outside upper center", ncols=min(count, 6), frameon=False)
         return save(figure, config.workdir / "flatness.png")

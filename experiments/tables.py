@@ -134,16 +134,18 @@ def final(config: CompareConfig, records: Sequence[Record]) -> list[Record]:
     return sorted(runs, key=lambda r: (r["noise"], config.methods.index(r["method"]), r["seed"]))
 
 
-def made_here(config: CompareConfig, records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The trials and the final runs of a study, by kind, without trials that it took over from another one."""
-    kinds = ("test",) if config.tuned_in is not None else ("tune", "test")
-    return {"tune": [], "test": []} | {kind: [r for r in records if r["kind"] == kind] for kind in kinds}
+def made_here(config: CompareConfig, records: Sequence[Record]) -> list[Record]:
+    """The trials and the final runs of a study, without trials that it took over from another one."""
+    kinds = ("test",) if config.tuned_in else ("tune", "test")
+    return [record for record in records if record["kind"] in kinds]
 
 
 def hours(config: CompareConfig, records: Sequence[Record]) -> dict[str, float]:
     """Time that trials and final runs have taken, by kind."""
-    runs = made_here(config, records).items()
-    return {kind: sum(record["seconds"] for record in found) / 3600 for kind, found in runs}
+    seconds = {"tune": 0.0, "test": 0.0}
+    for record in made_here(config, records):
+        seconds[record["kind"]] += record["seconds"]
+    return {kind: total / 3600 for kind, total in seconds.items()}
 
 
 def _about(record: Record) -> tuple[float, str]:

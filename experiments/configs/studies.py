@@ -7,6 +7,7 @@ Expected: experiments/results/studies, and experiments/README.md for the demonst
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from experiments.config import CompareConfig, DataConfig, GridConfig, ModelConfig
 from experiments.optim import METHODS, Method
@@ -15,6 +16,8 @@ from experiments.recipes import RECIPES
 _PAPER: tuple[Method, ...] = ("plain", "sam", "gam", "sam+gam", "accelerated_gam")
 """The base optimizer, and what the paper compares with it."""
 _FLATNESS = ("eigenvalues", "trace", "flatness")
+_QUICK: dict[str, Any] = {"measure": ("eigenvalues", "flatness"), "measure_examples": 128, "k": 1, "ascent_steps": 5}
+"""Measurements that take less time than the training, for larger networks."""
 
 _RADII = GridConfig(
     learning_rate=(0.01, 0.02, 0.05, 0.1, 0.2),
@@ -202,10 +205,7 @@ _fashion_mnist_vit_jointly = dataclasses.replace(
         _fashion_mnist_vit.grid, learning_rate=(1e-3, 3e-3, 1e-2), sam_rho=(0.01, 0.02, 0.05, 0.1)
     ),
     trials=9,
-    measure=("eigenvalues", "flatness"),
-    measure_examples=128,
-    k=1,
-    ascent_steps=5,
+    **_QUICK,
 )
 """The same, every method with a learning rate and a weight decay of its own, because AdamW chose the largest learning
 rate, and SAM and GAM did worse with it on validation images than AdamW with a smaller one; what was worst there for
@@ -229,10 +229,7 @@ _cifar10_resnet = dataclasses.replace(
     grid=dataclasses.replace(_fashion_mnist_resnet.grid, gam_rho=(0.05, 0.2), gam_alpha=(0.1, 0.3, 1.0)),
     methods=_PAPER,
     epochs=8,
-    measure=("eigenvalues", "flatness"),
-    measure_examples=128,
-    k=1,
-    ascent_steps=5,
+    **_QUICK,
 )
 """10 % of the training images that are left when the validation images are set aside, at half their resolution; a
 ResNet-8 of 298,000 parameters. What it costs, an hour and a half on 2 cores, decides how few epochs it has."""
