@@ -43,12 +43,13 @@ def _gains(studies: Sequence[Study], links: Sequence[str]) -> list[str]:
         "## Gains over the base optimizer",
         "",
         "Test accuracy in percent, mean and standard error over seeds; gains in percentage points, paired by seed; in "
-        "bold those of more than two standard errors, either way. Every study is here, and every task of it.",
+        "bold those whose 95 % confidence interval (Student's t) excludes zero, either way. Every study is here, and "
+        "every task of it.",
         "",
         gain_table(tasks(studies), PAPER),
         "",
         "Counted over these tasks, runs that two studies share once (tasks also share data, so they are not "
-        "independent): how often the difference is more than two standard errors, and its mean over tasks with the "
+        "independent): how often the interval of the difference excludes zero, and its mean over tasks with the "
         "standard error of that.",
         "",
         claim_table(tasks(studies)),
@@ -73,12 +74,7 @@ def _gain(study: Study, noise: float, method: str) -> str:
     row = study.row(noise, method)
     diverged = f" ({row.diverged} diverged)" if row.diverged else ""
     text = signed(row.gain.estimate)
-    return (f"**{text}**" if is_clear(row.gain.estimate) else text) + diverged
-
-
-def is_clear(estimate: Estimate) -> bool:
-    """Whether a difference is more than two standard errors."""
-    return abs(estimate.mean) > 2 * estimate.error
+    return (f"**{text}**" if row.gain.estimate.is_clear else text) + diverged
 
 
 def claim_table(wanted: Sequence[Task]) -> str:
@@ -92,7 +88,7 @@ def claim_table(wanted: Sequence[Task]) -> str:
         )
         if not found:
             continue
-        clear = [one.mean for one in found if is_clear(one)]
+        clear = [one.mean for one in found if one.is_clear]
         better = sum(mean > 0 for mean in clear)
         means = np.array([one.mean for one in found])
         counts = [len(found), int(np.sum(means > 0)), better, len(clear) - better]

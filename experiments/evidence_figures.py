@@ -25,18 +25,18 @@ def draw(studies: Sequence[Study], output: Path) -> list[Path]:
 
 
 def _gains(wanted: Sequence[Task], output: Path) -> Path:
-    """A line for each task, a dot for each method, with two standard errors."""
+    """A line for each task, a dot for each method, with its 95 % confidence interval."""
     figure, axis = plt.subplots(figsize=(8.0, 1.3 + 0.42 * len(wanted)), layout="constrained")
     for place, name in enumerate(PAPER):
         lines = [line for line, task in enumerate(wanted) if name in task.study.config.methods]
         gains = [wanted[line].study.row(wanted[line].noise, name).gain.estimate for line in lines]
         y = np.array(lines) + 0.17 * (place - (len(PAPER) - 1) / 2)
-        x, errors = np.array(gains, float).reshape(-1, 2).T
-        axis.errorbar(x, y, xerr=2 * errors, fmt="o", markersize=5, color=color(name), label=label(name, "sgd"))
+        x, bars = [gain.mean for gain in gains], [gain.interval for gain in gains]
+        axis.errorbar(x, y, xerr=bars, fmt="o", markersize=5, color=color(name), label=label(name, "sgd"))
     axis.axvline(0, color="#555555", linewidth=1)
     axis.set_yticks(range(len(wanted)), [task.label for task in wanted])
     axis.set_ylim(len(wanted) - 0.5, -0.5)
-    axis.set_xlabel("gain over the base optimizer, percentage points (bars: 2 standard errors)")
+    axis.set_xlabel("gain over the base optimizer, percentage points (bars: 95 % intervals)")
     axis.grid(axis="x", alpha=0.3)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=len(PAPER), frameon=False)
     return save(figure, output / "gains.png")

@@ -27,7 +27,7 @@ def draw_noise(config: CompareConfig, summary: Sequence[Row]) -> Path:
             rows = sorted((row for row in summary if row.method == method), key=lambda row: row.noise)
             x, accuracy = [100 * row.noise for row in rows], [row.test_accuracy for row in rows]
             name = label(method, config.base)
-            means, errors = zip(*accuracy, strict=True)
+            means, errors, _ = zip(*accuracy, strict=True)
             axis.errorbar(x, means, errors, marker="o", markersize=4, capsize=3, color=color(method), label=name)
         axis.set(xlabel="training labels that are wrong, %", ylabel="test accuracy, %")
         axis.grid(alpha=0.3)
@@ -44,11 +44,11 @@ def draw_frontier(config: CompareConfig, summary: Sequence[Row]) -> Path:
         for noise, axis in zip(config.noise, axes[0], strict=True):
             rows = sorted((row for row in summary if row.noise == noise), key=lambda row: -row.gain.estimate.mean)
             for number, row in enumerate(rows, 1):
-                (mean, error), is_recipe = row.gain.estimate, row.method in RECIPES
+                gain, is_recipe = row.gain.estimate, row.method in RECIPES
                 mark = {"marker": "o" if is_recipe else "D", "markersize": 5 if is_recipe else 8, "capsize": 2}
                 name = f"{number}  {label(row.method, config.base)}"
-                axis.errorbar(row.flop_ratio, mean, error, color=color(row.method), label=name, **mark)
-                axis.annotate(str(number), (row.flop_ratio, mean), (6, 3), textcoords="offset points", fontsize=9)
+                axis.errorbar(row.flop_ratio, gain.mean, gain.error, color=color(row.method), label=name, **mark)
+                axis.annotate(str(number), (row.flop_ratio, gain.mean), (6, 3), textcoords="offset points", fontsize=9)
             axis.set(xscale="log", xlabel=f"cost of a step (FLOPs, {base} = 1)", title=_labels(noise))
             axis.set(ylabel=f"gain in test accuracy over {base}, percentage points")
             axis.set_xticks([1, 1.5, 2, 3, 4, 5, 6, 7], ["1", "1.5", "2", "3", "4", "5", "6", "7"])
@@ -75,7 +75,7 @@ def draw_ratios(config: CompareConfig, summary: Sequence[Row]) -> Path:
         for noise in config.noise:
             rows = {row.method: row for row in summary if row.noise == noise}
             time = [rows[method].time_ratio for method in shares]
-            means, errors = zip(*(rows[method].test_accuracy for method in shares), strict=True)
+            means, errors, _ = zip(*(rows[method].test_accuracy for method in shares), strict=True)
             axis.errorbar(time, means, errors, marker="o", markersize=4, capsize=3, label=_labels(noise))
             for x, y, share in zip(time, means, shares.values(), strict=True):
                 axis.annotate(f"{share:g}", (x, y), (5, 5), textcoords="offset points", fontsize=9)
@@ -103,7 +103,8 @@ def draw_flatness(config: CompareConfig, records: Sequence[Record]) -> Path:
                 for number, method in enumerate(config.methods):
                     x = np.arange(2) + 0.7 * ((number + 0.5) / count - 0.5)
                     paths = [stages[stage][name] for stage in stages]
-                    means, errors = zip(*(Estimate.of(values(records, noise, method, *p)) for p in paths), strict=True)
+                    found = [Estimate.of(values(records, noise, method, *path)) for path in paths]
+                    means, errors, _ = zip(*found, strict=True)
                     mark = {"fmt": "o", "markersize": 4, "color": color(method)}
                     axis.errorbar(x, means, errors, label=label(method, config.base), **mark)
                     for rank in range(1, config.k if name == "top eigenvalue" else 1):

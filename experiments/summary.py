@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import t
 
 from experiments.config import CompareConfig
 from experiments.store import Record
 
 
 class Estimate(NamedTuple):
-    """A mean over seeds and its standard error."""
+    """A mean over seeds, its standard error, and their number."""
 
     mean: float
     error: float
+    size: int
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Estimate":
@@ -23,7 +25,17 @@ class Estimate(NamedTuple):
         finite = values[np.isfinite(values)]
         mean = float(np.mean(finite)) if len(finite) > 0 else math.nan
         error = float(np.std(finite, ddof=1) / math.sqrt(len(finite))) if len(finite) > 1 else math.nan
-        return cls(mean, error)
+        return cls(mean, error, len(finite))
+
+    @property
+    def interval(self) -> float:
+        """Half of the 95 % confidence interval, by Student's t distribution: 2.8 standard errors for 5 seeds."""
+        return float(t.ppf(0.975, self.size - 1)) * self.error
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether zero is outside of that interval."""
+        return abs(self.mean) > self.interval
 
 
 class Difference(NamedTuple):

@@ -184,7 +184,8 @@ def cells(table, name):
 
 
 def test_claims_are_counted_over_tasks():
-    assert [evidence.is_clear(Estimate(mean, 1.0)) for mean in (1.9, 2.1, -2.1)] == [False, True, True]
+    assert [Estimate(mean, 1.0, 5).is_clear for mean in (2.7, 2.8, -2.8)] == [False, True, True]  # t_4 is 2.776
+    assert [Estimate(2.1, 1.0, seeds).is_clear for seeds in (1, 5, 20)] == [False, False, True]  # t_19 is 2.093
     studies = [synthetic(sam=2.0, gam=4.0), synthetic(sam=3.0, gam=-1.0), synthetic(gam=0.0)]
     table = evidence.claim_table(tasks([*studies, studies[0]]))  # runs that two studies share count once
     assert cells(table, "GAM - base")[0][1:5] == ["3", "1", "1", "1"]
