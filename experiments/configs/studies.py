@@ -165,6 +165,15 @@ _fashion_mnist_resnet_full = dataclasses.replace(
 )
 """As many steps on all of the images, each seen once, with the hyper-parameters that were chosen on 10 % of them."""
 
+_fashion_mnist_resnet_noise = dataclasses.replace(
+    _fashion_mnist_resnet,
+    workdir=Path("runs/fashion_mnist_resnet_noise"),
+    noise=(0.4,),
+    methods=_PAPER,
+    measure=(),
+)
+"""With wrong labels, where the methods gain most on the digits: on other images as well?"""
+
 _fashion_mnist_recipes = dataclasses.replace(
     _fashion_mnist_resnet,
     workdir=Path("runs/fashion_mnist_recipes"),
@@ -266,6 +275,7 @@ STUDIES = {
         _digits_recipes,
         _fashion_mnist_resnet,
         _fashion_mnist_resnet_full,
+        _fashion_mnist_resnet_noise,
         _fashion_mnist_recipes,
         _fashion_mnist_vit,
         _fashion_mnist_vit_jointly,
