@@ -1,7 +1,7 @@
 """Studies: comparisons of methods, each tuned with the same budget on validation images, then tested once.
 
 Command: python -m experiments.main compare --config digits
-Run time: 5 to 70 minutes on 2 CPU cores, the demonstration less than 3; core hours are in each report.
+Run time: 5 to 90 minutes on 2 CPU cores, the demonstration less than 3; core hours are in each report.
 Expected: experiments/results/studies, and experiments/README.md for the demonstration.
 """
 
