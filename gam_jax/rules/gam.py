@@ -88,7 +88,7 @@ def gam(
     ==========================================  ===========  ===============
     SGD, MLP                                    0.2 to 0.5   0.1 to 0.4
     SGD, ResNet with BatchNorm, true labels     0.05 to 0.2  0.005 to 0.05
-    SGD, ResNet with BatchNorm, wrong labels    0.05 to 0.2  0.05 to 0.1
+    SGD, ResNet with BatchNorm, wrong labels    0.05 to 0.2  0.03 to 0.1
     AdamW, ViT                                  0.05         0.005 to 0.05
     ==========================================  ===========  ===============
 

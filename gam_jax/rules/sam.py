@@ -60,7 +60,7 @@ def sam(
       loss_fn: as in :func:`gam_jax.gam`.
       rho: perturbation radius, a float, a traced scalar or a schedule. Foret et al. use 0.05; ASAM wants about 10 times
         as much. Good on validation images of small networks (README, "Choosing rho and alpha"): with SGD 0.01 to 0.15
-        for a ResNet with BatchNorm, 0.2 to 0.5 for an MLP; with AdamW 0.01 to 0.05 for a ViT.
+        for a ResNet with BatchNorm (0.3 with wrong labels), 0.2 to 0.5 for an MLP; with AdamW 0.01 to 0.05 for a ViT.
       gamma: GSAM's weight of the orthogonal component, likewise; called alpha in its paper, which tunes over
         {.1, .2, .3} for ResNets and {.4, .6} for ViTs.
       **options: see :class:`gam_jax.Options`.
