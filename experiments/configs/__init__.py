@@ -15,6 +15,7 @@ CompareName = Literal[
     "digits_recipes",
     "fashion_mnist_resnet",
     "fashion_mnist_resnet_full",
+    "fashion_mnist_resnet_noise",
     "fashion_mnist_recipes",
     "fashion_mnist_vit",
     "fashion_mnist_vit_jointly",

@@ -169,10 +169,10 @@ _fashion_mnist_resnet_noise = dataclasses.replace(
     _fashion_mnist_resnet,
     workdir=Path("runs/fashion_mnist_resnet_noise"),
     noise=(0.4,),
-    methods=_PAPER,
+    methods=("plain", "sam", "gam", "accelerated_gam"),
     measure=(),
 )
-"""With wrong labels, where the methods gain most on the digits: on other images as well?"""
+"""With wrong labels, where the methods gain most on the digits: on other images as well? Without the dearest."""
 
 _fashion_mnist_recipes = dataclasses.replace(
     _fashion_mnist_resnet,

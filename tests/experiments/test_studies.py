@@ -75,7 +75,7 @@ def test_the_others_take_over_what_the_first_method_has_chosen(finished):
     assert len({json.dumps(setting) for setting in tried["plain"]}) == 25 and tried["sam"][0] != tried["sam"][1]
     assert chosen["swad"] == chosen["plain"]
     report = (finished / "report.md").read_text()
-    assert "tuned for SGD alone" in report and "| as SGD " in report and "| 1 of 1 " in report
+    assert "SGD alone tuned learning rate" in report and "| as SGD " in report and "| 1 of 1 " in report
 
 
 def test_the_others_wait_for_the_first_method():
