@@ -1,5 +1,6 @@
 """The comparison as one picture: every final run as a dot, the mean and its standard error on top."""
 
+import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -78,9 +79,10 @@ def draw(config: CompareConfig, summary: Sequence[Row], records: Sequence[Record
         axes[0, 0].set_ylabel("test accuracy, %")
         if eigenvalues:
             axes[1, 0].set_ylabel("top Hessian eigenvalue\n(lower is flatter)")
-        size = f", {config.data.train_size} training images" if config.data.train_size else ""
+        images = f", {config.data.train_size} training images" if config.data.train_size else ""
+        task = f"{config.data.name}, {network(config.model)}{images}, every method tuned with the same budget"
         figure.suptitle(
-            f"{config.data.name}, {network(config.model)}{size}, every method tuned with the same budget\n"
+            f"{textwrap.fill(task, int(11.5 * size[0]))}\n"  # as many characters as fit into the width
             f"pale dots: {config.seeds} seeds, strong dots: mean and standard error",
             fontsize=11,
         )
