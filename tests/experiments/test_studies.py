@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from experiments import compare, evidence, pool, search, study_figures
+from experiments import compare, evidence, picture, pool, search, study_figures
 from experiments.choices import choice_table
 from experiments.config import UserError
 from experiments.configs import load
@@ -270,6 +270,16 @@ def test_every_measure_is_seen_in_the_picture_at_half_time_and_at_the_end(monkey
         points = np.concatenate([drawn[0].get_xydata() for drawn in axis.containers])
         assert len(points) == 2 * 2
         assert axis.viewLim.contains(*points.min(0)) and axis.viewLim.contains(*points.max(0))
+    plt.close(figure)
+
+
+def test_the_title_of_a_narrow_picture_is_not_cut_off(monkeypatch):
+    monkeypatch.setattr(picture, "save", lambda figure, path: figure)
+    study = synthetic(gam=4.0, sam=1.0)
+    figure = picture.draw(study.config, study.summary, study.records)
+    figure.canvas.draw()
+    title = figure._suptitle.get_window_extent()
+    assert title.x0 >= 0 and title.x1 <= figure.bbox.width
     plt.close(figure)
 
 
