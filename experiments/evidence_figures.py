@@ -36,7 +36,7 @@ def _gains(wanted: Sequence[Task], output: Path) -> Path:
     axis.axvline(0, color="#555555", linewidth=1)
     axis.set_yticks(range(len(wanted)), [task.label for task in wanted])
     axis.set_ylim(len(wanted) - 0.5, -0.5)
-    axis.set_xlabel("gain over the base optimizer, percentage points (bars: 95 % intervals)")
+    axis.set_xlabel("gain over the base optimizer,\npercentage points (bars: 95 % intervals)")
     axis.grid(axis="x", alpha=0.3)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=len(PAPER), frameon=False)
     return save(figure, output / "gains.png")
