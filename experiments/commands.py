@@ -1,24 +1,28 @@
 """What the commands of the command line do: each runs, prints its result and says what it has written."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments.benchmarks.config import AotConfig, BenchmarkConfig
-from experiments.config import CompareConfig, DataName, MeasureConfig, TrainConfig
+from experiments.data.config import DataName
+from experiments.measure.cost.config import AotConfig, BenchmarkConfig
+from experiments.measure.flatness.config import MeasureConfig
+from experiments.optim.methods import Method
+from experiments.study.config import CompareConfig
+from experiments.train.config import TrainConfig
 
 # The imports inside the functions are slow ones, which --help need not wait for.
 
 
 def run_compare(settings: CompareConfig, command: str) -> None:
     """Tunes and tests methods, and reports."""
-    from experiments import compare
-    from experiments.progress import bars
-    from experiments.provenance import provenance
-    from experiments.publish import publish
-    from experiments.store import open_store
-    from experiments.studies import study_of
-    from experiments.tables import result_table
+    from experiments.common.progress import bars
+    from experiments.common.provenance import provenance
+    from experiments.common.store import open_store
+    from experiments.study import compare
+    from experiments.study.report.report import publish
+    from experiments.study.report.study import study_of
+    from experiments.study.report.tables import result_table
 
     compare.check(settings)
     identity = {"config": settings.identity(), "made_with": provenance()}
@@ -33,9 +37,9 @@ def run_compare(settings: CompareConfig, command: str) -> None:
 
 def run_report(studies: Sequence[Path], output: Path, command: str) -> None:
     """Reports on finished studies, each and all together."""
-    from experiments import evidence, evidence_figures
-    from experiments.publish import publish
-    from experiments.studies import read_study
+    from experiments.study.report import evidence, evidence_figures
+    from experiments.study.report.report import publish
+    from experiments.study.report.study import read_study
 
     found = [read_study(folder) for folder in studies]
     output.mkdir(parents=True, exist_ok=True)
@@ -46,8 +50,8 @@ def run_report(studies: Sequence[Path], output: Path, command: str) -> None:
 
 def run_train(settings: TrainConfig, command: str) -> None:
     """Trains one network."""
-    from experiments.mesh import is_first, start
-    from experiments.run import run
+    from experiments.train.mesh import is_first, start
+    from experiments.train.run import run
 
     start(settings.devices)
     scores = run(settings, command)
@@ -59,16 +63,16 @@ def run_train(settings: TrainConfig, command: str) -> None:
 
 def run_prepare(data: DataName, folder: Path, archives: Path | None, trust_archives: bool) -> None:
     """Prepares a data set."""
-    from experiments.prepare import prepare
+    from experiments.data.prepare import prepare
 
     prepare(data, folder, archives, trust_archives=trust_archives)
 
 
 def run_measure(kind: str, settings: MeasureConfig, command: str) -> None:
     """Measures trained networks: kind is flatness or landscape."""
-    from experiments import figures, measure
-    from experiments.progress import bars
-    from experiments.restore import restore
+    from experiments.common.progress import bars
+    from experiments.measure.flatness import figures, measure
+    from experiments.measure.flatness.restore import restore
 
     runs = [restore(place) for place in settings.checkpoint]
     measure.check(settings, runs)
@@ -80,8 +84,8 @@ def run_measure(kind: str, settings: MeasureConfig, command: str) -> None:
 
 def run_benchmark(settings: BenchmarkConfig, command: str) -> None:
     """Measures what a training step costs."""
-    from experiments.benchmarks import benchmark_report
-    from experiments.benchmarks.benchmark import benchmark, results_path
+    from experiments.measure.cost import benchmark_report
+    from experiments.measure.cost.benchmark import benchmark, results_path
 
     results = benchmark(settings, command, lambda line: print(line, file=sys.stderr, flush=True))
     for network in settings.networks:
@@ -93,14 +97,14 @@ def run_benchmark(settings: BenchmarkConfig, command: str) -> None:
     _print_written(written)
 
 
-def run_aot(settings: AotConfig, command: str) -> None:
+def run_aot(settings: AotConfig, load_train: Callable[[str, Method], TrainConfig], command: str) -> None:
     """Compiles a training step for a TPU slice."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # the TPU's compiler is all that is needed of it
-    from experiments.benchmarks.aot import compile_all
+    from experiments.measure.cost.aot import compile_all
 
-    report = compile_all(settings, command, lambda line: print(line, flush=True))
+    report = compile_all(settings, load_train, command, lambda line: print(line, flush=True))
     _print_written([report.with_suffix(".json"), report])
 
 

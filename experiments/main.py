@@ -11,18 +11,14 @@ from typing import Annotated, cast, get_args
 import tyro
 
 from experiments import commands
-from experiments.benchmarks.config import AotConfig, BenchmarkConfig
-from experiments.config import (
-    CompareConfig,
-    DataName,
-    FlatnessConfig,
-    LandscapeConfig,
-    Stopped,
-    TrainConfig,
-    UserError,
-)
+from experiments.common.errors import Stopped, UserError
 from experiments.configs import TRAIN_NAMES, CompareName, load, load_train
-from experiments.optim import METHODS, Method
+from experiments.data.config import DataName
+from experiments.measure.cost.config import AotConfig, BenchmarkConfig
+from experiments.measure.flatness.config import FlatnessConfig, LandscapeConfig
+from experiments.optim.methods import METHODS, Method
+from experiments.study.config import CompareConfig
+from experiments.train.config import TrainConfig
 
 _NAMES_HELP = (
     "name of a config in experiments/configs; its values are the defaults below: digits, fashion_mnist, "
@@ -157,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
           settings: what to compile.
         """
         load_train(settings.config, method)  # refuses an unknown name
-        return functools.partial(commands.run_aot, settings)
+        return functools.partial(commands.run_aot, settings, load_train)
 
     subcommands: dict[str, Callable[..., Job]] = {
         "compare": compare,

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gam_jax._ascent import add_scaled, cast_like, scale_by, subtract, wide_dtype
 from gam_jax._linearize import linearize
 from gam_jax._loss import Loss, split_batch
-from gam_jax._mesh import as_varying, mean_over, varying_axes
 from gam_jax._options import Options
+from gam_jax._replicas import as_varying, mean_over, varying_axes
+from gam_jax._tree import add_scaled, cast_like, scale_by, subtract, wide_dtype
 from gam_jax._types import HvpMode, PyTree
 
 

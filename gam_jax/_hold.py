@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gam_jax._ascent import add_scaled, cast_like, cosine, global_norm, subtract
+from gam_jax._tree import add_scaled, cast_like, cosine, global_norm, subtract
 from gam_jax._types import PyTree
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gam_jax._ascent import widen
 from gam_jax._options import check_coefficient, check_params
+from gam_jax._tree import widen
 from gam_jax._types import PyTree
 
 

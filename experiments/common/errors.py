@@ -1,5 +1,7 @@
 """How wrong values are refused: with a message that prints them, before any work is done."""
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -40,3 +42,10 @@ def require_fraction(name: str, value: float) -> None:
 def require_momentum(momentum: float) -> None:
     """Raises :class:`UserError` unless it is in [0, 1)."""
     require(0 <= momentum < 1, f"momentum must be in [0, 1), got {momentum}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown name: the nearest known one, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f": did you mean {close[0]!r}?" if close else f": known are {', '.join(map(repr, known))}"

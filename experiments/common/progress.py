@@ -4,10 +4,9 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
+import jax
 import rich.console
 import rich.progress
-
-from experiments.mesh import is_first
 
 
 class Progress:
@@ -34,7 +33,7 @@ class Progress:
 
     def say(self, message: str) -> None:
         """Prints a line that the user should not miss, once for all processes."""
-        if is_first():
+        if jax.process_index() == 0:
             self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 

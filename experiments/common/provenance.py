@@ -14,13 +14,10 @@ import jax
 
 import gam_jax
 
-_APART = frozenset(
-    """
-    main.py commands.py report.py tables.py summary.py correlation.py picture.py figures.py study_figures.py curves.py
-    studies.py publish.py evidence.py evidence_figures.py choices.py
-    progress.py prepare.py benchmarks configs
-    """.split()
-)
+APART = """
+    main.py commands.py configs study/report measure/cost measure/flatness/figures.py train/curves.py data/prepare.py
+    common/plotting.py common/markdown.py common/progress.py
+""".split()
 """Code that shows results and does not decide them; a config decides, and is recorded whole."""
 _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn", "orbax-checkpoint")
 
@@ -28,10 +25,10 @@ _PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn", "orbax-c
 def provenance() -> dict[str, str]:
     """Versions of what the numbers depend on, and a fingerprint of our own code that decides them, comments aside."""
     digest = hashlib.sha256()
-    for root in (Path(gam_jax.__file__).parent, Path(__file__).parent):
+    for root in (Path(gam_jax.__file__).parent, Path(__file__).parents[1]):
         for path in sorted(root.rglob("*.py")):
             name = path.relative_to(root)
-            if name.parts[0] not in _APART:
+            if not any(name.is_relative_to(apart) for apart in APART):
                 digest.update(f"{name.as_posix()}\0{_code(path)}\0".encode())
     versions = {name: version(name) for name in _PACKAGES}
     return {"gam_jax": gam_jax.__version__, **versions, "source": digest.hexdigest()[:12]}

@@ -3,12 +3,15 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.config import UserError, require
+import numpy as np
+
+from experiments.common.errors import UserError, require
 
 Record = dict[str, Any]
 _KEY = ("kind", "noise", "method", "trial", "seed")
@@ -168,3 +171,15 @@ def read_records(path: Path) -> list[Record]:
         except ValueError as error:
             raise UserError(f"{path}, line {number}, is damaged ({error}): delete that line") from error
     return records
+
+
+def plain(value: Any) -> Any:
+    """Numbers, arrays and what is made of them as JSON holds them; None for inf and NaN."""
+    value = getattr(value, "_asdict", lambda: value)()
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,9 +2,11 @@
 
 from typing import Literal, get_args
 
-from experiments.config import CompareConfig, TrainConfig, UserError
+from experiments.common.errors import UserError, nearest
 from experiments.configs import cifar, digits, fashion_mnist, imagenet, studies, transfer
-from experiments.optim import Method, nearest
+from experiments.optim.methods import Method
+from experiments.study.config import CompareConfig
+from experiments.train.config import TrainConfig
 
 CompareName = Literal[
     "digits",

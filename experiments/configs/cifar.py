@@ -12,10 +12,11 @@ AdamW, whose settings are ours: the paper's are in an appendix that was not at h
 
 import tyro
 
-import gam_jax
-from experiments.config import DataConfig, ModelConfig, TrainConfig
-from experiments.configs.methods import Radii, optimizer
-from experiments.optim import Method, OptimConfig
+from experiments.data.config import DataConfig
+from experiments.models.config import ModelConfig
+from experiments.optim.config import OptimConfig, with_method
+from experiments.optim.methods import Method, released
+from experiments.train.config import TrainConfig
 
 _MODELS = ("resnet18", "resnet101", "wrn28_2", "wrn28_10", "pyramidnet110", "resnext", "vit")
 NAMES = tuple(f"{data}_{model}" for data in ("cifar10", "cifar100") for model in _MODELS)
@@ -34,15 +35,14 @@ _ADAMW = OptimConfig(method="plain", base="adamw", learning_rate=1e-3, weight_de
 def train(name: str, method: Method) -> TrainConfig:
     """A row of Table 1."""
     data, model = name.split("_", 1)
-    radii = Radii(
-        sam_rho=0.05 if data == "cifar10" else 0.1,  # Foret et al. 2021
-        accelerated=gam_jax.released_coefficients(**_RELEASED[data, model == "pyramidnet110"]),
-    )
+    base = _ADAMW if model == "vit" else _SGD
+    shared = {"sam_rho": 0.05 if data == "cifar10" else 0.1}  # Foret et al. 2021
+    own = {"accelerated_gam": released(**_RELEASED[data, model == "pyramidnet110"])}
     return TrainConfig(
         workdir=tyro.MISSING,
         data=DataConfig(name=data),  # pyright: ignore[reportArgumentType]
         model=ModelConfig(name=model),  # pyright: ignore[reportArgumentType]
-        optim=optimizer(_ADAMW if model == "vit" else _SGD, method, radii),
+        optim=with_method(base, method, shared, own),
         epochs=200,
         label_smoothing=0.1,
     )

@@ -5,22 +5,15 @@ Run time: seconds on one CPU core.
 Expected: about 90 % test accuracy. experiments/README.md measures how flat these networks are.
 """
 
-import dataclasses
-
 import tyro
 
-import gam_jax
-from experiments.config import DataConfig, ModelConfig, TrainConfig
-from experiments.configs.methods import Radii, optimizer
-from experiments.optim import Method, OptimConfig
+from experiments.data.config import DataConfig
+from experiments.models.config import ModelConfig
+from experiments.optim.config import OptimConfig, with_method
+from experiments.optim.methods import Method
+from experiments.train.config import TrainConfig
 
 NAMES = ("digits",)
-_RADII = Radii(
-    sam_rho=0.5,
-    gam_rho=0.2,
-    gam_alpha=1.0,
-    accelerated=gam_jax.released_coefficients(rho=0.2, rho_prime=0.03, alpha=0.1, beta=0.1, gamma=0.05),
-)
 _CHOSEN = {
     "plain": {"learning_rate": 0.2, "weight_decay": 0.02},
     "sam": {"learning_rate": 0.05},
@@ -37,7 +30,7 @@ def train(name: str, method: Method) -> TrainConfig:
         workdir=tyro.MISSING,
         data=DataConfig(name="digits", validation=0.6, train_size=400, noise=0.3, augment="none"),
         model=ModelConfig(name="mlp"),
-        optim=dataclasses.replace(optimizer(plain, method, _RADII), **_CHOSEN.get(method, {})),
+        optim=with_method(plain, method, {"sam_rho": 0.5, "gam_rho": 0.2, "gam_alpha": 1.0}, _CHOSEN),
         epochs=75,
         batch_size=50,
     )

@@ -6,13 +6,13 @@ Expected: above 93 % test accuracy after 30 epochs. Not in the paper. For shorte
 
 import tyro
 
-import gam_jax
-from experiments.config import DataConfig, ModelConfig, TrainConfig
-from experiments.configs.methods import Radii, optimizer
-from experiments.optim import Method, OptimConfig
+from experiments.data.config import DataConfig
+from experiments.models.config import ModelConfig
+from experiments.optim.config import OptimConfig, with_method
+from experiments.optim.methods import Method
+from experiments.train.config import TrainConfig
 
 NAMES = ("fashion_mnist",)
-_RADII = Radii(accelerated=gam_jax.released_coefficients(rho=0.2, rho_prime=0.03, alpha=0.1, beta=0.1, gamma=0.05))
 
 
 def train(name: str, method: Method) -> TrainConfig:
@@ -22,6 +22,6 @@ def train(name: str, method: Method) -> TrainConfig:
         workdir=tyro.MISSING,
         data=DataConfig(name="fashion_mnist"),
         model=ModelConfig(name="resnet20"),
-        optim=optimizer(plain, method, _RADII),
+        optim=with_method(plain, method),
         epochs=30,
     )

@@ -11,15 +11,16 @@ ours. Computation in bfloat16, parameters in float32.
 
 import tyro
 
-import gam_jax
-from experiments.config import DataConfig, ModelConfig, TrainConfig
-from experiments.configs.methods import Radii, optimizer
-from experiments.optim import Method, OptimConfig
+from experiments.data.config import DataConfig
+from experiments.models.config import ModelConfig
+from experiments.optim.config import OptimConfig, with_method
+from experiments.optim.methods import Method, released
+from experiments.train.config import TrainConfig
 
 _MODELS = ("resnet50", "resnet101", "vit_s32", "vit_b32")
 NAMES = tuple(f"imagenet_{model}" for model in _MODELS)
 
-_ACCELERATED = gam_jax.released_coefficients(rho=0.2, rho_prime=0.02, alpha=0.6, beta=0.5, gamma=0.03)
+_OWN = {"accelerated_gam": released(rho=0.2, rho_prime=0.02, alpha=0.6, beta=0.5, gamma=0.03)}
 _SGD = OptimConfig(method="plain", learning_rate=0.1, weight_decay=1e-4, momentum=0.9)
 _ADAMW = OptimConfig(method="plain", base="adamw", learning_rate=5e-4, weight_decay=0.1, momentum=0.9, warmup=0.03)
 
@@ -32,7 +33,7 @@ def train(name: str, method: Method) -> TrainConfig:
         workdir=tyro.MISSING,
         data=DataConfig(name="imagenet", workers=8),
         model=ModelConfig(name=model, dtype="bfloat16"),  # pyright: ignore[reportArgumentType]
-        optim=optimizer(_ADAMW if is_vit else _SGD, method, Radii(accelerated=_ACCELERATED)),
+        optim=with_method(_ADAMW if is_vit else _SGD, method, own=_OWN),
         epochs=300 if is_vit else 90,
         batch_size=256,
     )

@@ -9,9 +9,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from experiments.config import CompareConfig, DataConfig, GridConfig, ModelConfig
-from experiments.optim import METHODS, Method
-from experiments.recipes import RECIPES
+from experiments.data.config import DataConfig
+from experiments.models.config import ModelConfig
+from experiments.optim.methods import METHODS, Method
+from experiments.optim.recipes import RECIPES
+from experiments.study.config import CompareConfig, GridConfig
 
 _PAPER: tuple[Method, ...] = ("plain", "sam", "gam", "sam+gam", "accelerated_gam")
 """The base optimizer, and what the paper compares with it."""

@@ -11,16 +11,17 @@ not what the table shows.
 
 import tyro
 
-import gam_jax
-from experiments.config import DataConfig, ModelConfig, TrainConfig
-from experiments.configs.methods import Radii, optimizer
-from experiments.optim import Base, Method, OptimConfig
+from experiments.data.config import DataConfig
+from experiments.models.config import ModelConfig
+from experiments.optim.config import OptimConfig, with_method
+from experiments.optim.methods import Base, Method, released
+from experiments.train.config import TrainConfig
 
 _BASES: dict[str, Base] = {"efficientnet_b0": "sgd", "swin_t": "adamw"}
 _DATA = ("cars", "cifar10", "cifar100", "pets", "food101")
 NAMES = tuple(f"transfer_{data}_{model}" for data in _DATA for model in _BASES)
 
-_ACCELERATED = gam_jax.released_coefficients(rho=0.2, rho_prime=0.02, alpha=0.6, beta=0.5, gamma=0.03)
+_OWN = {"accelerated_gam": released(rho=0.2, rho_prime=0.02, alpha=0.6, beta=0.5, gamma=0.03)}
 
 
 def train(name: str, method: Method) -> TrainConfig:
@@ -37,7 +38,7 @@ def train(name: str, method: Method) -> TrainConfig:
             workers=0 if in_memory else 4,
         ),
         model=ModelConfig(name=model, dropout=0.2 * (model == "efficientnet_b0"), drop_path=0.2),  # pyright: ignore[reportArgumentType]
-        optim=optimizer(plain, method, Radii(accelerated=_ACCELERATED)),
+        optim=with_method(plain, method, own=_OWN),
         epochs=1,
         steps=40_000,
         eval_epochs=5,

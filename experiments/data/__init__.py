@@ -1,12 +1,13 @@
 """Data: the batches of a training run (:func:`open_data`)."""
 
-from experiments.config import DataConfig, require
+from experiments.common.errors import require
 from experiments.data.batches import Array as Array
 from experiments.data.batches import Batch as Batch
 from experiments.data.batches import Part as Part
 from experiments.data.batches import Pipeline as Pipeline
 from experiments.data.catalogue import DATA_SETS as DATA_SETS
 from experiments.data.catalogue import DataSet as DataSet
+from experiments.data.config import DataConfig
 
 
 def open_data(config: DataConfig, *, seed: int, batch_size: int, process_index: int, process_count: int) -> Pipeline:

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from experiments.config.checks import require, require_at_least, require_fraction
+from experiments.common.errors import require, require_at_least, require_fraction
 
 DataName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "pacs", "imagenet", "cars", "pets", "food101"]
 """Data sets that a network can be trained on."""

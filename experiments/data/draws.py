@@ -4,7 +4,8 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.config import DataConfig, require
+from experiments.common.errors import require
+from experiments.data.config import DataConfig
 
 _PURPOSES = ("split", "noise", "order", "crop")
 

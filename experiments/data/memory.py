@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.config import DataConfig, UserError, require
+from experiments.common.errors import UserError, require
 from experiments.data.batches import Batch, Part, evaluation_rows
 from experiments.data.catalogue import DATA_SETS, DataSet
+from experiments.data.config import DataConfig
 from experiments.data.digits import digits
 from experiments.data.draws import epoch_order, generator, label_offsets, split
 from experiments.data.images import decode, pixels, resize_all

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.config import UserError, require
+from experiments.common.errors import UserError, require
 from experiments.data.catalogue import DataSet
 from experiments.data.digits import Labelled
 

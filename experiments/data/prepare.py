@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from experiments.config import UserError, require
+from experiments.common.errors import UserError, require
 from experiments.data.catalogue import DataSet
 from experiments.data.prepared import known, place
 

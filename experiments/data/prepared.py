@@ -7,8 +7,9 @@ from typing import Any
 import google.protobuf.json_format
 import tensorflow_datasets as tfds
 
-from experiments.config import DataConfig, UserError, require
+from experiments.common.errors import UserError, require
 from experiments.data.catalogue import DATA_SETS, DataSet
+from experiments.data.config import DataConfig
 
 
 def folder_of(config: DataConfig) -> Path:
@@ -21,7 +22,7 @@ class Prepared:
     """One data set on disk. Its records are those of its ArrayRecord files, in their order."""
 
     def __init__(self, data_set: DataSet, folder: Path):
-        """Raises UserError if it is not there, or not as :mod:`experiments.prepare` makes it."""
+        """Raises UserError if it is not there, or not as :mod:`experiments.data.prepare` makes it."""
         self.place = place(data_set, folder)
         wanted = (
             f"prepare it with: python -m experiments.main prepare --data {data_set.name} --folder {folder} "

@@ -12,9 +12,9 @@ import absl.flags
 import grain
 import numpy as np
 
-from experiments.config import DataConfig
 from experiments.data.batches import Batch, Part, evaluation_rows
 from experiments.data.catalogue import DATA_SETS, DataSet
+from experiments.data.config import DataConfig
 from experiments.data.draws import generator, label_offsets, split
 from experiments.data.images import Box, centre_box, cut, decode, random_box
 from experiments.data.prepared import Prepared, folder_of

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.config.checks import require
+from experiments.common.errors import require
 
 ModelName = Literal[
     "mlp",
@@ -70,3 +70,10 @@ class ModelConfig:
         for name in ("dropout", "drop_path"):
             value = getattr(self, name)
             require(0 <= value < 1, f"model.{name} must be a probability in [0, 1), got {value}")
+
+
+def network(model: ModelConfig) -> str:
+    """The network's name; a ResNet-20 of another depth has the name that its paper gives it."""
+    if model.depth is None:
+        return model.name
+    return f"resnet{6 * model.depth + 2}" if model.name == "resnet20" else f"{model.name} of {model.depth} layers"

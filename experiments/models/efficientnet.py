@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.config import ModelConfig
+from experiments.models.config import ModelConfig
 from experiments.models.functional import Model, functional, run_blocks
 from experiments.models.layers import BatchNorm, classifier, drop_path, drop_path_rates, dropout, global_mean, scaled
 

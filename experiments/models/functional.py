@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from experiments.config import ModelConfig
+from experiments.models.config import ModelConfig
 
 Params = Any
 """Nested dicts of float32 arrays: what is trained."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from experiments.config import ModelConfig
+from experiments.models.config import ModelConfig
 from experiments.models.functional import Model, State
 
 Params = list[dict[str, jax.Array]]

@@ -14,8 +14,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from experiments.config import ModelConfig, UserError, require
+from experiments.common.errors import UserError, require
 from experiments.models import pretrained_names
+from experiments.models.config import ModelConfig
 from experiments.models.functional import Params, State
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar")

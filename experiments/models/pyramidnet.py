@@ -8,7 +8,7 @@ PyramidNet-110 with alpha 270 has blocks of two 3 x 3 convolutions (the paper's 
 import jax
 from flax import nnx
 
-from experiments.config import ModelConfig
+from experiments.models.config import ModelConfig
 from experiments.models.functional import Model, functional, run_blocks
 from experiments.models.layers import BatchNorm, classifier, conv, global_mean, pad_channels, scaled
 

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
-from experiments.config import ModelConfig, require
+from experiments.common.errors import require
 from experiments.models import mlp, pyramidnet, resnet, vit, wide_resnet
+from experiments.models.config import ModelConfig
 from experiments.models.efficientnet import efficientnet_b0
 from experiments.models.functional import Model as Model
 from experiments.models.swin import swin_t

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments.config import ModelConfig
+from experiments.models.config import ModelConfig
 from experiments.models.functional import Model, functional, run_blocks
 from experiments.models.layers import classifier, drop_path, drop_path_rates, global_mean, scaled
 

@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.config import ModelConfig, require
+from experiments.common.errors import require
+from experiments.models.config import ModelConfig
 from experiments.models.functional import Model, functional
 from experiments.models.layers import classifier, drop_path, drop_path_rates, dropout, scaled
 

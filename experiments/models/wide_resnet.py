@@ -12,7 +12,7 @@ runs. Weights are He-normal by fan-out.
 import jax
 from flax import nnx
 
-from experiments.config import ModelConfig
+from experiments.models.config import ModelConfig
 from experiments.models.functional import Model, functional, run_blocks
 from experiments.models.layers import BatchNorm, classifier, conv, global_mean, scaled
 

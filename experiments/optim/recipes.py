@@ -1,29 +1,11 @@
 """Methods with options, mostly such as make them cheaper, by name; a comparison takes them beside the methods."""
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from experiments.optim import HYPERPARAMETERS, LABELS, METHODS, Averaging, Base, Method
-from experiments.optim import label as method_label
+from experiments.optim.config import Averaging
+from experiments.optim.methods import METHODS, Base, Method
+from experiments.optim.methods import label as method_label
 from gam_jax._types import Between
-
-RecipeName = Literal[
-    "gam_skip_2",
-    "gam_skip_5",
-    "gam_skip_10",
-    "gam_skip_20",
-    "gam_hold_5",
-    "gam_hold_10",
-    "gam_hold_20",
-    "gam_hold_5_bounded",
-    "gam_hold_10_bounded",
-    "gam_rough_ascent",
-    "gam_fifth_of_batch",
-    "gam_fifth_hold_2",
-    "gam_fifth_hold_4",
-    "sam_hold_2",
-    "sam_hold_5",
-    "swad",
-]
 
 
 class Recipe(NamedTuple):
@@ -43,7 +25,7 @@ class Recipe(NamedTuple):
 
 
 def _every(method: Method, interval: int, between: Between, max_ratio: float | None = None) -> Recipe:
-    label = f"{LABELS[method]}, 1 of {interval} steps"
+    label = f"{METHODS[method].label}, 1 of {interval} steps"
     label += ", held" if between == "hold" else ""
     label += "" if max_ratio is None else ", bounded"
     return Recipe(method, label, {"interval": interval, "between": between, "max_ratio": max_ratio})
@@ -54,7 +36,7 @@ def _on_a_fifth(interval: int) -> Recipe:
     return held._replace(label=f"{held.label}, on 1/5 of the batch", options={**held.options, "curvature_share": 5})
 
 
-RECIPES: dict[RecipeName, Recipe] = {
+RECIPES: dict[str, Recipe] = {
     "gam_skip_2": _every("gam", 2, "skip"),
     "gam_skip_5": _every("gam", 5, "skip"),
     "gam_skip_10": _every("gam", 10, "skip"),
@@ -72,14 +54,18 @@ RECIPES: dict[RecipeName, Recipe] = {
     "sam_hold_5": _every("sam", 5, "hold"),
     "swad": Recipe("plain", "SWAD", {}, averaging="swad"),
 }
-ENTRANTS: tuple[str, ...] = (*METHODS, *get_args(RecipeName))
+ENTRANTS: tuple[str, ...] = (*METHODS, *RECIPES)
 """All that can be compared."""
+
+if TYPE_CHECKING:
+    RecipeName = str
+else:
+    RecipeName = Literal[tuple(RECIPES)]  # what the command line offers
 
 
 def recipe(name: str) -> Recipe:
     """What a name stands for: a recipe, or a method as it is."""
-    found: Any = name
-    return RECIPES[found] if name in RECIPES else Recipe(found, None, {})
+    return RECIPES[name] if name in RECIPES else Recipe(name, None, {})
 
 
 def label(name: str, base: Base) -> str:
@@ -90,4 +76,4 @@ def label(name: str, base: Base) -> str:
 
 def hyperparameters(name: str) -> tuple[str, ...]:
     """What a method or recipe has to tune."""
-    return HYPERPARAMETERS[recipe(name).method]
+    return METHODS[recipe(name).method].hyperparameters

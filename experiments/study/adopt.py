@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.config import CompareConfig, UserError, require
-from experiments.recipes import recipe
-from experiments.store import Record, Store, differences, key, read_json, read_records
+from experiments.common.errors import UserError, require
+from experiments.common.store import Record, Store, differences, key, read_json, read_records
+from experiments.optim.recipes import recipe
+from experiments.study.config import CompareConfig
 
 _MAY_DIFFER = frozenset(
     """

@@ -6,12 +6,13 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.config.checks import require, require_at_least, require_distinct, require_fraction
-from experiments.config.data import SPLIT_PER_SEED, DataConfig
-from experiments.config.model import ModelConfig
-from experiments.config.train import TrainConfig
-from experiments.optim import Base, Method, OptimConfig, nearest
-from experiments.recipes import ENTRANTS, RecipeName, hyperparameters, recipe
+from experiments.common.errors import nearest, require, require_at_least, require_distinct, require_fraction
+from experiments.data.config import SPLIT_PER_SEED, DataConfig
+from experiments.models.config import ModelConfig
+from experiments.optim.config import OptimConfig
+from experiments.optim.methods import Base, Method
+from experiments.optim.recipes import ENTRANTS, RecipeName, hyperparameters, recipe
+from experiments.train.config import TrainConfig
 
 Quantity = Literal["eigenvalues", "trace", "flatness"]
 """What can be measured of a trained network beside its accuracy: of the Hessian; R0 and R1."""

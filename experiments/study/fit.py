@@ -17,17 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.config import Averaging, TrainConfig
-from experiments.count import matmul_flops
+from experiments.common.hlo import parse
+from experiments.common.hlo_cost import matmul_flops
 from experiments.data import Array, Batch, Part
 from experiments.data.batches import evaluation_rows
 from experiments.data.images import resize_all
 from experiments.data.memory import MemoryPipeline, read
-from experiments.hlo import parse
-from experiments.optim import OptimConfig
-from experiments.setup import Setup, assemble, make_chain, phases
-from experiments.state import AVERAGING, Sums, TrainState, initial_state
-from experiments.step import REFRESHING_STEPS, evaluation_step, make_measured_loss, running_statistics, train_step
+from experiments.optim.chain import make_chain, phases
+from experiments.optim.config import Averaging, OptimConfig
+from experiments.train.config import TrainConfig
+from experiments.train.setup import Setup, assemble
+from experiments.train.state import AVERAGING, Sums, TrainState, initial_state
+from experiments.train.step import REFRESHING_STEPS, evaluation_step, make_measured_loss, running_statistics, train_step
 
 _WITHOUT_CONVOLUTIONS = ("mlp", "vit")
 _VALIDATE = {name: jax.jit(averaging.validate) for name, averaging in AVERAGING.items()}

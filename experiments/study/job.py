@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.config import CompareConfig, Quantity, TrainConfig
+from experiments.common.store import Record, plain
 from experiments.data import Batch
-from experiments.fit import Fitted, Trainer, whole
-from experiments.quantities import plain, radii
-from experiments.state import TrainState
-from experiments.store import Record
+from experiments.study.config import CompareConfig, Quantity
+from experiments.study.fit import Fitted, Trainer, whole
+from experiments.train.config import TrainConfig
+from experiments.train.state import TrainState
 from gam_jax import flatness
 
 _ROWS = 500
@@ -100,16 +100,16 @@ def measured(trainer: Trainer, state: TrainState, images: Batch, wanted: Wanted,
         trace = flatness.hessian_trace(**of, key=key, num_probes=wanted.probes)
         found |= {"trace": trace.value, "trace_standard_error": trace.standard_error}
     if "flatness" in wanted.measure:
-        plan = radii(of, wanted.rho, key, ascent_steps=wanted.ascent_steps, restarts=wanted.restarts)
-        values = [_value(measure) for measure in plan.values()]
-        found |= {"R0": values[: len(wanted.rho)], "R1": values[len(wanted.rho) :]}
+        of |= {"num_steps": wanted.ascent_steps, "num_restarts": wanted.restarts, "key": key}
+        for name, maximum in {"R0": flatness.zeroth_order_flatness, "R1": flatness.first_order_flatness}.items():
+            found[name] = [_value(lambda rho=rho, maximum=maximum: maximum(**of, rho=rho).value) for rho in wanted.rho]
     return plain(found)
 
 
-def _value(measure: Callable[[], Record]) -> float | None:
+def _value(measure: Callable[[], float]) -> float | None:
     """The value of R0 or R1; None where the loss is not finite within the ball, which is no fault of the run."""
     try:
-        return measure()["value"]
+        return measure()
     except ValueError as error:
         if "must be finite" not in str(error):
             raise

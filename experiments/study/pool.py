@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import jax
 
-from experiments.config import UserError, require
-from experiments.job import Runner
-from experiments.store import Record
-from experiments.worker import environment
+from experiments.common.errors import UserError, require
+from experiments.common.store import Record
+from experiments.study.job import Runner
+from experiments.study.worker import environment
 
 
 class Pool(Protocol):
@@ -71,7 +71,7 @@ def open_pool(workers: int | None) -> Iterator[Pool]:
 def _start(core: int) -> subprocess.Popen[bytes]:
     """A worker, in a group of its own so that Ctrl-C does not reach it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.worker", str(core)],
+        [sys.executable, "-m", "experiments.study.worker", str(core)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | environment(),

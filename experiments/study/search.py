@@ -7,18 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from experiments.config import CompareConfig, require
-from experiments.optim import METHODS, OptimConfig
-from experiments.recipes import hyperparameters, recipe
-
-_BASE = ("learning_rate", "weight_decay")
-_SHARES: dict[str, tuple[str, ...]] = {"accelerated_gam": ("gam_alpha", "beta"), "fad": ("gam_alpha",)}
-"""Weights that are shares in these methods: larger values than 1 in the common grid are not for them."""
+from experiments.common.errors import require
+from experiments.optim.config import OptimConfig
+from experiments.optim.methods import BASE, METHODS
+from experiments.optim.recipes import hyperparameters, recipe
+from experiments.study.config import CompareConfig
 
 
 def method_grid(config: CompareConfig, name: str) -> dict[str, tuple[float, ...]]:
     """The values that a method or recipe may choose from, by hyper-parameter."""
-    shares, taken = _SHARES.get(name, ()), from_base(config, name)
+    shares, taken = METHODS[recipe(name).method].shares, from_base(config, name)
     return {
         field: tuple(value for value in getattr(config.grid, field) if value <= 1 or field not in shares)
         for field in hyperparameters(name)
@@ -28,7 +26,7 @@ def method_grid(config: CompareConfig, name: str) -> dict[str, tuple[float, ...]
 
 def from_base(config: CompareConfig, name: str) -> tuple[str, ...]:
     """The hyper-parameters that a method or recipe takes over from the first method."""
-    return _BASE if config.base_first and name != config.methods[0] else ()
+    return BASE if config.base_first and name != config.methods[0] else ()
 
 
 def grid_size(config: CompareConfig, name: str) -> int:
@@ -66,7 +64,7 @@ def trials(config: CompareConfig, name: str, chosen: Mapping[str, float] | None 
         f"every method gets the same number of trials, but the grid of {name!r} has {len(points)} points for "
         f"trials={tried}: widen the grid or ask for fewer trials",
     )
-    rng = np.random.default_rng([0, METHODS.index(method)])
+    rng = np.random.default_rng([0, METHODS[method].trial_seed])
     drawn = np.sort(rng.choice(len(points), tried, replace=False))
     taken = {field: (chosen or {}).get(field, getattr(config.grid, field)[0]) for field in from_base(config, name)}
     base: Any = {"base": config.base, "momentum": config.momentum, "warmup": config.warmup, **options, **taken}

@@ -1,4 +1,4 @@
-"""A worker of a study, ``python -m experiments.worker CORE``: takes jobs on stdin, answers on stdout, a line each.
+"""A worker of a study, ``python -m experiments.study.worker CORE``: jobs on stdin, answers on stdout, a line each.
 
 It computes on one core in one thread, so that a result does not depend on the number of workers. It ends when stdin
 does, also in the middle of a job: whatever has killed the process that started it, it does not stay behind.
@@ -28,8 +28,8 @@ def main() -> None:
     stdin = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
     threading.Thread(target=_read, args=(stdin, lines), daemon=True).start()
 
-    from experiments.config import UserError  # slow imports, for which the core must be chosen
-    from experiments.job import Runner
+    from experiments.common.errors import UserError  # slow imports, for which the core must be chosen
+    from experiments.study.job import Runner
 
     runner = Runner()
     while True:

@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 import absl.logging
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, CustomSteps, LatestN
 
-from experiments.config import UserError, require
-from experiments.mesh import all_succeed, is_first
-from experiments.state import checksums
+from experiments.common.errors import UserError, require
+from experiments.train.mesh import all_succeed, is_first
 
 FOLDER = "checkpoints"
 Scores = dict[str, Any]
@@ -196,3 +196,23 @@ def _check_same(place: Path, stored: Any, expected: dict[str, Any]) -> None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:300]
+
+
+def checksums(tree: Any) -> jax.Array:
+    """One number per array, uint32, that any flipped bit changes; the same however the arrays are divided.
+
+    It is the sum of the array's 32-bit words, each times an odd number that depends on its place, modulo 2^32.
+    """
+    return jnp.stack([_checksum(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _checksum(leaf: jax.Array) -> jax.Array:
+    if jnp.issubdtype(leaf.dtype, jnp.bool_):
+        leaf = leaf.astype(jnp.uint8)
+    width = 8 * leaf.dtype.itemsize
+    word = jnp.uint32 if width >= 32 else {16: jnp.uint16, 8: jnp.uint8}[width]
+    words = jax.lax.bitcast_convert_type(leaf, word).astype(jnp.uint32)
+    place = jnp.zeros(words.shape, jnp.uint32)
+    for axis in range(words.ndim):
+        place = place * jnp.uint32(words.shape[axis]) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)

@@ -2,17 +2,16 @@
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from experiments.config.checks import require, require_at_least, require_momentum
-from experiments.config.data import DataConfig
-from experiments.config.model import ModelConfig
-from experiments.optim import HYPERPARAMETERS, TUNABLE, OptimConfig
-from experiments.optim import Averaging as Averaging
+from experiments.common.errors import require, require_at_least
+from experiments.data.config import DataConfig
+from experiments.models.config import ModelConfig
+from experiments.optim.config import Averaging as Averaging
+from experiments.optim.config import OptimConfig, check_optim
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +91,7 @@ class TrainConfig:
             self.averaging == "none" or self.data.validation > 0,
             "averaging='swad' chooses by the validation loss: data.validation must be above 0, got 0",
         )
-        _check_optim(self.optim)
+        check_optim(self.optim)
 
     def identity(self) -> dict[str, Any]:
         """Whatever decides the results, as JSON holds it: not where files lie, nor where it is computed."""
@@ -112,37 +111,3 @@ class TrainConfig:
             "optim": OptimConfig(**identity["optim"]),
         }
         return cls(**{**identity, **rebuilt, "workdir": workdir})
-
-
-def _check_optim(optim: OptimConfig) -> None:
-    names = HYPERPARAMETERS[optim.method]
-    for field in dataclasses.fields(OptimConfig):
-        name, value = field.name, getattr(optim, field.name)
-        if name in names:
-            require(value is not None, f"{optim.method!r} needs {name}")
-            require(math.isfinite(value) and value >= 0, f"{name} must be a finite number >= 0, got {value}")
-        elif name in TUNABLE:
-            require(value is None, f"{optim.method!r} has no {name}: its hyper-parameters are {', '.join(names)}")
-    require_momentum(optim.momentum)
-    require(0 <= optim.warmup < 1, f"warmup must be a fraction of the steps in [0, 1), got {optim.warmup}")
-    require_at_least(optim, 1, "interval", "curvature_share")
-    require(
-        optim.max_ratio is None or (math.isfinite(optim.max_ratio) and optim.max_ratio > 0),
-        f"max_ratio must be a finite number > 0, got {optim.max_ratio}",
-    )
-    require(
-        optim.between == "skip" or optim.interval > 1,
-        f"between='hold' needs an interval above 1, got {optim.interval}",
-    )
-    _check_recipe(optim)
-
-
-def _check_recipe(optim: OptimConfig) -> None:
-    """Refuses options that the method does not have."""
-    defaults = {field.name: field.default for field in dataclasses.fields(OptimConfig)}
-    absent = ("interval", "between", "max_ratio", "rho_schedule") if optim.method == "plain" else ()
-    if optim.method not in ("gam", "sam+gam"):
-        absent += ("ascent_hvp", "curvature_share")
-    for name in absent:
-        value = getattr(optim, name)
-        require(value == defaults[name], f"{optim.method!r} has no {name}, got {value}")

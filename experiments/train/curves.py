@@ -5,8 +5,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from experiments.picture import save, style
-from experiments.store import Record
+from experiments.common.plotting import save, style
+from experiments.common.store import Record
 
 
 def draw_curves(records: Sequence[Record], title: str, path: Path) -> Path:

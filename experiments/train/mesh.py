@@ -9,7 +9,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from experiments.config import DevicesConfig, UserError, require
+from experiments.common.errors import UserError, require
+from experiments.train.config import DevicesConfig
 
 T = TypeVar("T")
 _SMALL = 2**12

@@ -12,10 +12,10 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]  (generated)
 
 import gam_jax
-from experiments.config import UserError
-from experiments.mesh import is_first
-from experiments.provenance import provenance
-from experiments.store import Record, Store, open_store
+from experiments.common.errors import UserError
+from experiments.common.provenance import provenance
+from experiments.common.store import Record, Store, open_store
+from experiments.train.mesh import is_first
 
 _ABOUT = ("kind", "step", "session")
 """What a record is about; there is at most one for each."""

@@ -10,11 +10,12 @@ import numpy as np
 import optax
 
 from experiments.data import Batch, Part
-from experiments.mesh import Mesh
 from experiments.models import pretrained
-from experiments.setup import Setup, make_chain, phases
-from experiments.state import AVERAGING, Sums, TrainState
-from experiments.step import REFRESHING_STEPS, evaluation_step, running_statistics, train_step
+from experiments.optim.chain import make_chain, phases
+from experiments.train.mesh import Mesh
+from experiments.train.setup import Setup
+from experiments.train.state import AVERAGING, Sums, TrainState
+from experiments.train.step import REFRESHING_STEPS, evaluation_step, running_statistics, train_step
 
 
 class Programs:

@@ -2,16 +2,27 @@
 
 import contextlib
 import functools
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from experiments.checkpoint import Scores, open_checkpoints
-from experiments.config import TrainConfig
-from experiments.curves import draw_curves
-from experiments.loop import train
-from experiments.mesh import all_succeed, is_first, make_mesh
-from experiments.metrics import open_metrics
-from experiments.programs import Programs
-from experiments.progress import open_progress
-from experiments.setup import set_up
+import jax
+from jax.experimental import multihost_utils
+
+from experiments.common.errors import Stopped, UserError
+from experiments.common.progress import Progress, open_progress
+from experiments.common.provenance import session
+from experiments.data import Batch
+from experiments.train.checkpoint import Checkpoints, Scores, open_checkpoints
+from experiments.train.config import TrainConfig
+from experiments.train.curves import draw_curves
+from experiments.train.mesh import all_succeed, is_first, make_mesh
+from experiments.train.metrics import Metrics, diagnostics, open_metrics
+from experiments.train.programs import Programs
+from experiments.train.setup import Setup, set_up
+from experiments.train.state import TrainState
 
 
 def run(config: TrainConfig, command: str) -> Scores:
@@ -38,3 +49,144 @@ def run(config: TrainConfig, command: str) -> Scores:
             label = f"{config.optim.label}, {config.model.name}, {config.data.name}"
             draw_curves(metrics.records, label, config.workdir / "curves.png")
     return scores
+
+
+def train(
+    setup: Setup, programs: Programs, metrics: Metrics, checkpoints: Checkpoints, progress: Progress, command: str
+) -> Scores:
+    """Trains to the end, and returns the scores of the result.
+
+    A finished run is not trained again. One that was interrupted goes on from its last checkpoint, and on the CPU it
+    ends in the same state to the last bit.
+
+    Args:
+      setup: what to train.
+      programs: its compiled programs.
+      metrics: takes one record for every ``log_every`` steps and every end of an epoch, and one for every evaluation.
+      checkpoints: of this run.
+      progress: what the user sees.
+      command: how the user started this, for the record.
+
+    Raises:
+      UserError: if the loss is not finite any more, or the disk refuses.
+      Stopped: after SIGTERM, when the state is saved.
+    """
+    last = checkpoints.restore_last(programs.abstract, progress.say)
+    state, scores = (programs.create(), {}) if last is None else last
+    start = int(state.step)
+    if start == setup.steps:
+        return scores
+    progress.begin(setup.config.optim.label, setup.steps, start)
+    metrics.begin_session(start, session(command) | programs.compile(), progress.say)
+    batches = setup.pipeline.train(start)
+    clock = _Clock()
+    with _stop_signal() as is_asked_to_stop:
+        for step in range(start + 1, setup.steps + 1):
+            state = programs.step(state, clock.wait_for(batches), step - 1)
+            progress.advance(step)
+            if setup.is_logged(step):
+                record = _record(setup, state, step) | clock.times(setup.config.batch_size)
+                _check_finite(state, record, checkpoints)
+                metrics.write(record)
+                progress.show(record)
+                state = programs.without_sums(state)
+            scores = {}
+            if setup.is_evaluated(step):
+                state, scores = _evaluate(setup, programs, metrics, checkpoints, state, step)
+            stop = is_asked_to_stop(step)
+            if stop or setup.is_saved(step):
+                _check_finite(state, {}, checkpoints)
+                checkpoints.save(step, state, scores, scores.get(setup.chosen_by))
+                clock.restart()
+            if stop and step < setup.steps:
+                checkpoints.wait()
+                raise Stopped(f"stopped at step {step} of {setup.steps}: the same command goes on from there")
+    checkpoints.wait()
+    return scores
+
+
+def _record(setup: Setup, state: TrainState, step: int) -> dict[str, Any]:
+    """Mean loss and accuracy since the last record, and what the optimizer saw."""
+    return {
+        "kind": "train",
+        "step": step,
+        "epoch": setup.epoch(step),
+        **state.sums.means(setup.pipeline.data_set.num_classes),
+        "learning_rate": float(setup.chain.learning_rate(step - 1)),
+        **diagnostics(state.opt_state, setup.chain.links),
+    }
+
+
+def _evaluate(
+    setup: Setup, programs: Programs, metrics: Metrics, checkpoints: Checkpoints, state: TrainState, step: int
+) -> tuple[TrainState, Scores]:
+    """Records the scores of the iterate; returns those of what the run would end with here."""
+    about = {"step": step, "epoch": setup.epoch(step)}
+    found = programs.evaluate(state.params, state.model_state, *setup.parts)
+    _check_finite(state, about | found, checkpoints)
+    metrics.write({"kind": "evaluation"} | about | found)
+    if "validation_loss" in found:
+        state = programs.validated(state, found["validation_loss"])
+    if step == setup.steps or (setup.config.averaging != "none" and step == setup.half_time):
+        found = programs.evaluate(*programs.result(state), "train", *setup.parts)
+    best = metrics.best_epoch(setup.chosen_by) if step == setup.steps else {}
+    return state, about | found | best
+
+
+def _check_finite(state: TrainState, record: dict[str, Any], checkpoints: Checkpoints) -> None:
+    """Stops a run that has diverged, before it writes anything more."""
+    broken = int(state.broken)
+    wrong = [name for name, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
+    if broken >= 0 or wrong:
+        checkpoints.wait()
+        what = f"the training loss is not finite at step {broken}" if broken >= 0 else f"{wrong[0]} is not finite"
+        raise UserError(f"{what}, and training stopped: try a smaller --learning-rate. {checkpoints.last()}")
+
+
+class _Clock:
+    """Where the time goes between two records."""
+
+    def __init__(self):
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins anew."""
+        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+    def wait_for(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch."""
+        before = time.perf_counter()
+        batch = next(batches)
+        self._waited += time.perf_counter() - before
+        self._steps += 1
+        return batch
+
+    def times(self, batch_size: int) -> dict[str, float]:
+        """Seconds since the last call, of them for the data, and training images per second."""
+        seconds = time.perf_counter() - self._start
+        found = {
+            "seconds": seconds,
+            "input_seconds": self._waited,
+            "images_per_second": self._steps * batch_size / seconds,
+        }
+        self.restart()
+        return found
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[Callable[[int], bool]]:
+    """A function of the step that says whether to save and stop there: after SIGTERM, in all processes at one step."""
+    if jax.process_count() > 1:  # JAX watches for the signal, and finds a step that no process has passed
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    asked = False
+
+    def handler(*_: Any) -> None:
+        nonlocal asked
+        asked = True
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield lambda step: asked
+    finally:
+        signal.signal(signal.SIGTERM, before)

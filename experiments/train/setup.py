@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import augment, models
-from experiments.config import TrainConfig, UserError
-from experiments.data import Array, Part, Pipeline, open_data
-from experiments.models import Model
-from experiments.optim import Chain, OptimConfig, build
-from experiments.state import TrainState, initial_state
-from experiments.step import LossFn, make_loss, normalise
+from experiments.data import Array, Part, Pipeline, augment, open_data
+from experiments.models import registry as models
+from experiments.models.registry import Model
+from experiments.optim.chain import Chain, make_chain
+from experiments.train.config import TrainConfig
+from experiments.train.state import TrainState, initial_state
+from experiments.train.step import LossFn, make_loss, normalise
 
 
 class Setup(NamedTuple):
@@ -113,25 +113,3 @@ def assemble(config: TrainConfig, pipeline: Pipeline) -> Setup:
         steps=steps,
         init=init,
     )
-
-
-def phases(interval: int) -> dict[bool, dict[str, Any]]:
-    """Options of :func:`make_chain` by whether the method acts: for two programs, or without an interval for one.
-
-    A branch inside one program would cost more: it cannot share the gradient outside, and XLA's convolutions are up to
-    25 times slower in a branch on the CPU (jax issue 12868).
-    """
-    every = {acts: {"interval": lambda count, acts=acts: acts} for acts in (True, False)}
-    return every if interval > 1 else {True: every[True]}
-
-
-def make_chain(optim: OptimConfig, loss_fn: LossFn, steps: int, **options: Any) -> Chain:
-    """The optimizer; for the options see :func:`experiments.optim.build`.
-
-    Raises:
-      UserError: if a number does not suit the method.
-    """
-    try:
-        return build(optim, loss_fn, steps, has_aux=True, **options)
-    except ValueError as error:  # of gam_jax or optax
-        raise UserError(f"{optim.method!r}: {error}") from error

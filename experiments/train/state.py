@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from experiments.config import Averaging
+from experiments.optim.config import Averaging
 from gam_jax.averaging import Swad, swad
 
 AVERAGING: dict[Averaging, Swad] = {
@@ -82,23 +82,3 @@ def initial_state(
         sums=Sums.zero(),
         broken=jnp.full((), -1, jnp.int32),
     )
-
-
-def checksums(tree: Any) -> jax.Array:
-    """One number per array, uint32, that any flipped bit changes; the same however the arrays are divided.
-
-    It is the sum of the array's 32-bit words, each times an odd number that depends on its place, modulo 2^32.
-    """
-    return jnp.stack([_checksum(leaf) for leaf in jax.tree.leaves(tree)])
-
-
-def _checksum(leaf: jax.Array) -> jax.Array:
-    if jnp.issubdtype(leaf.dtype, jnp.bool_):
-        leaf = leaf.astype(jnp.uint8)
-    width = 8 * leaf.dtype.itemsize
-    word = jnp.uint32 if width >= 32 else {16: jnp.uint16, 8: jnp.uint8}[width]
-    words = jax.lax.bitcast_convert_type(leaf, word).astype(jnp.uint32)
-    place = jnp.zeros(words.shape, jnp.uint32)
-    for axis in range(words.ndim):
-        place = place * jnp.uint32(words.shape[axis]) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-    return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)

@@ -1,4 +1,4 @@
-"""One training step and one evaluation step, as mathematics; :mod:`experiments.loop` compiles and repeats them."""
+"""One training step and one evaluation step, as mathematics; :mod:`experiments.train.programs` compiles them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.config import TrainConfig
 from experiments.data import Array, Batch, DataSet
-from experiments.models import Model
-from experiments.state import AVERAGING, Sums, TrainState
+from experiments.models.registry import Model
+from experiments.train.config import TrainConfig
+from experiments.train.state import AVERAGING, Sums, TrainState
 
 
 def normalise(images: Array, data_set: DataSet) -> jax.Array:

@@ -23,12 +23,12 @@ from gam_jax.flatness._ball import Flatness as Flatness
 from gam_jax.flatness._data import DataOptions as DataOptions
 from gam_jax.flatness.density import SpectralDensity as SpectralDensity
 from gam_jax.flatness.density import hessian_density as hessian_density
+from gam_jax.flatness.eigenvalues import Eigenvalues as Eigenvalues
+from gam_jax.flatness.eigenvalues import TraceEstimate as TraceEstimate
+from gam_jax.flatness.eigenvalues import hessian_top_eigenvalues as hessian_top_eigenvalues
+from gam_jax.flatness.eigenvalues import hessian_trace as hessian_trace
 from gam_jax.flatness.first_order import first_order_flatness as first_order_flatness
 from gam_jax.flatness.first_order import first_order_flatness_one_step as first_order_flatness_one_step
-from gam_jax.flatness.hessian import Eigenvalues as Eigenvalues
-from gam_jax.flatness.hessian import TraceEstimate as TraceEstimate
-from gam_jax.flatness.hessian import hessian_top_eigenvalues as hessian_top_eigenvalues
-from gam_jax.flatness.hessian import hessian_trace as hessian_trace
 from gam_jax.flatness.landscape import LossSlice as LossSlice
 from gam_jax.flatness.landscape import filter_normalized_directions as filter_normalized_directions
 from gam_jax.flatness.landscape import loss_slice as loss_slice

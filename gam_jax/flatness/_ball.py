@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gam_jax._ascent import add_scaled, global_norm, inner_product, scale_by
+from gam_jax._tree import add_scaled, global_norm, inner_product, scale_by
 from gam_jax._types import PyTree
 from gam_jax.flatness._krylov import random_like
 from gam_jax.flatness._objective import Objective

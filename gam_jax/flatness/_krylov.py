@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gam_jax._ascent import global_norm, scale_by, wide_dtype
+from gam_jax._tree import global_norm, scale_by, wide_dtype
 from gam_jax._types import PyTree
 from gam_jax.flatness._data import automatic
 

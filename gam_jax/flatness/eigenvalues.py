@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gam_jax._ascent import add_scaled, global_norm, inner_product
+from gam_jax._tree import add_scaled, global_norm, inner_product
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._checks import check_count, check_key, check_positive
 from gam_jax.flatness._data import DataArgs, with_data_options

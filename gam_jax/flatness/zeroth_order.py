@@ -4,7 +4,7 @@ from typing import Unpack
 
 import jax
 
-from gam_jax._ascent import normalize
+from gam_jax._tree import normalize
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._ball import Flatness, Problem, maximize, shift
 from gam_jax.flatness._checks import check_count, check_key, check_positive

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import jax
 
-from gam_jax._ascent import cosine, global_norm, subtract
 from gam_jax._engine import Engine
 from gam_jax._transform import Diagnostics
+from gam_jax._tree import cosine, global_norm, subtract
 from gam_jax._types import PyTree
 
 

@@ -5,10 +5,10 @@ from typing import Unpack
 import jax
 import optax
 
-from gam_jax._ascent import add_scaled, perpendicular, scale_by
 from gam_jax._engine import Engine
 from gam_jax._options import OptionArgs, Options, check_coefficient, with_options
 from gam_jax._transform import Diagnostics, from_rule
+from gam_jax._tree import add_scaled, perpendicular, scale_by
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 from gam_jax.rules._four_gradients import four_gradients
 

@@ -5,10 +5,10 @@ from typing import NamedTuple, Unpack
 import jax
 import optax
 
-from gam_jax._ascent import add_scaled, cosine, perpendicular
 from gam_jax._engine import Engine
 from gam_jax._options import OptionArgs, Options, with_options
 from gam_jax._transform import from_rule
+from gam_jax._tree import add_scaled, cosine, perpendicular
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 
 

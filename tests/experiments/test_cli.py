@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from experiments.config import Stopped, UserError
+from experiments.common.errors import Stopped, UserError
 from experiments.configs import TRAIN_NAMES, load, load_train
 from experiments.main import main
-from experiments.optim import OptimConfig
-from tests.experiments.runs import refused
+from experiments.optim.config import OptimConfig
+from tests.experiments.train.runs import refused
 
 DIGITS = ["compare", "--config", "digits"]
 
@@ -120,20 +120,20 @@ def test_status_says_what_happened(monkeypatch, capsys, tmp_path, raised, status
     def run(config, command):
         raise raised
 
-    monkeypatch.setattr("experiments.run.run", run)
+    monkeypatch.setattr("experiments.train.run.run", run)
     assert main(["train", "--config", "digits", "--workdir", str(tmp_path)]) == status
     assert capsys.readouterr() == ("", said)
 
 
 def test_a_bug_is_not_hidden(monkeypatch, tmp_path):
-    monkeypatch.setattr("experiments.run.run", lambda config, command: 1 / 0)
+    monkeypatch.setattr("experiments.train.run.run", lambda config, command: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["train", "--config", "digits", "--workdir", str(tmp_path)])
 
 
 def test_a_run_is_told_how_it_was_started(monkeypatch, tmp_path):
     told = []
-    monkeypatch.setattr("experiments.run.run", lambda config, command: told.append((config, command)) or {})
+    monkeypatch.setattr("experiments.train.run.run", lambda config, command: told.append((config, command)) or {})
     workdir = str(tmp_path / "a b")
     assert main(["train", "--config", "digits", "--method", "sam", "--sam-rho", "0.25", "--workdir", workdir]) == 0
     ((config, command),) = told

@@ -17,31 +17,27 @@ import numpy as np
 import pytest
 import tyro
 
-from experiments import compare, models
-from experiments.config import (
-    CheckpointsConfig,
-    CompareConfig,
-    DataConfig,
-    DevicesConfig,
-    FlatnessConfig,
-    GridConfig,
-    LandscapeConfig,
-    ModelConfig,
-    TrainConfig,
-    UserError,
-)
+from experiments.common.errors import UserError
 from experiments.configs import TRAIN_NAMES, CompareName, load, load_train, studies
 from experiments.data import DATA_SETS, Batch
 from experiments.data.catalogue import DataSet
-from experiments.mesh import make_mesh, start
-from experiments.optim import METHODS, OptimConfig
-from experiments.programs import Programs
-from experiments.run import run
-from experiments.search import trials
-from experiments.setup import assemble, set_up
-from experiments.state import Sums
-from experiments.step import evaluation_step, train_step
-from tests.experiments import tiny_data
+from experiments.data.config import DataConfig
+from experiments.measure.flatness.config import FlatnessConfig, LandscapeConfig
+from experiments.models import registry as models
+from experiments.models.config import ModelConfig
+from experiments.optim.config import OptimConfig
+from experiments.optim.methods import METHODS
+from experiments.study import compare
+from experiments.study.config import CompareConfig, GridConfig
+from experiments.study.search import trials
+from experiments.train.config import CheckpointsConfig, DevicesConfig, TrainConfig
+from experiments.train.mesh import make_mesh, start
+from experiments.train.programs import Programs
+from experiments.train.run import run
+from experiments.train.setup import assemble, set_up
+from experiments.train.state import Sums
+from experiments.train.step import evaluation_step, train_step
+from tests.experiments.data import tiny_data
 
 ROOT = Path(importlib.import_module("experiments").__file__).parent
 FIRST = {}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import gam_jax
-from tests.networks import resnet, vit
+from tests.gam_jax.networks import resnet, vit
 
 NETWORKS = {"ViT": vit, "ResNet": resnet}
 LINKS: dict[str, list[Callable[..., Any]]] = {

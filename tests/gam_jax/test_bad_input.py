@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import gam_jax
-from tests.family import FAMILY
-from tests.problems import mlp
+from tests.gam_jax.family import FAMILY
+from tests.gam_jax.problems import mlp
 
 PROBLEM = mlp()
 loss_fn, params, batch = PROBLEM

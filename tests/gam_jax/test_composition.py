@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 
 import gam_jax
-from tests import oracles
-from tests.family import FAMILY
-from tests.problems import cross_entropy, mlp
+from tests.gam_jax import oracles
+from tests.gam_jax.family import FAMILY
+from tests.gam_jax.problems import cross_entropy, mlp
 
 BASES = {
     "sgd": lambda: optax.sgd(0.1),

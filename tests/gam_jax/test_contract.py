@@ -11,8 +11,8 @@ import optax
 import pytest
 
 import gam_jax
-from tests.family import FAMILY, HELD
-from tests.problems import PROBLEMS, mlp
+from tests.gam_jax.family import FAMILY, HELD
+from tests.gam_jax.problems import PROBLEMS, mlp
 
 EVERY = FAMILY | HELD
 family = pytest.mark.parametrize("name", EVERY)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 import gam_jax
-from tests.family import FAMILY
-from tests.step_cost import LINKS, NETWORKS, compile_and_count, problem, step_cost
+from tests.gam_jax.family import FAMILY
+from tests.gam_jax.step_cost import LINKS, NETWORKS, compile_and_count, problem, step_cost
 
 networks = pytest.mark.parametrize("network", NETWORKS)
 

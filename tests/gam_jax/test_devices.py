@@ -12,8 +12,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gam_jax
-from tests.family import FAMILY
-from tests.problems import cross_entropy
+from tests.gam_jax.family import FAMILY
+from tests.gam_jax.problems import cross_entropy
 
 STEPS = 4
 

@@ -12,7 +12,7 @@ import pytest
 
 import gam_jax
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 MODULES = [m.name for m in pkgutil.walk_packages(gam_jax.__path__, "gam_jax.")]
 

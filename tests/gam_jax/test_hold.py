@@ -10,8 +10,8 @@ import optax
 import pytest
 
 import gam_jax
-from tests.family import FAMILY
-from tests.problems import PROBLEMS, mlp
+from tests.gam_jax.family import FAMILY
+from tests.gam_jax.problems import PROBLEMS, mlp
 
 family = pytest.mark.parametrize("name", FAMILY)
 STEPS = 7

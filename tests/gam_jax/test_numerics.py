@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import gam_jax
-from gam_jax import _ascent
-from tests.family import FAMILY
-from tests.problems import PROBLEMS, mlp, one_parameter
+from gam_jax import _tree as _ascent
+from tests.gam_jax.family import FAMILY
+from tests.gam_jax.problems import PROBLEMS, mlp, one_parameter
 
 family = pytest.mark.parametrize("name", FAMILY)
 

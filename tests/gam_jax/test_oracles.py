@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import gam_jax
-from tests import oracles
-from tests.problems import PROBLEMS
+from tests.gam_jax import oracles
+from tests.gam_jax.problems import PROBLEMS
 
 GOLDENS = np.load(pathlib.Path(__file__).parent / "goldens" / "mlp_trajectories.npz", allow_pickle=False)
 STEPS = 20

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import gam_jax
-from tests.problems import mlp
+from tests.gam_jax.problems import mlp
 
 
 def quadratic(eigenvalues, seed=0):

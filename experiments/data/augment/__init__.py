@@ -14,9 +14,10 @@ from typing import get_args
 import jax
 import jax.numpy as jnp
 
-from experiments.augment import policies
-from experiments.augment.basic import cutout, random_crop, random_flip
-from experiments.config import Augmentation, require
+from experiments.common.errors import require
+from experiments.data.augment import policies
+from experiments.data.augment.basic import cutout, random_crop, random_flip
+from experiments.data.config import Augmentation
 
 NAMES: tuple[str, ...] = get_args(Augmentation)
 

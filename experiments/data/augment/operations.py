@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from experiments.augment import affine, color
+from experiments.data.augment import affine, color
 
 Name = Literal[
     "Identity",

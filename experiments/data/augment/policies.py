@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.augment.operations import Name, Operation, apply, operation
+from experiments.data.augment.operations import Name, Operation, apply, operation
 
 _LARGEST = {"Rotate": 30, "ShearX": 0.3, "ShearY": 0.3, "TranslateX": 10 / 32, "TranslateY": 10 / 32}
 """Where the ranges end in the authors' code for CIFAR; Table 6 of AutoAugment has other translations, 150 of 331."""

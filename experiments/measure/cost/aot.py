@@ -11,26 +11,30 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import PartitionSpec
 
-from experiments.benchmarks.aot_report import table, write_markdown
-from experiments.benchmarks.chips import Chip, describe
-from experiments.benchmarks.config import AotConfig, Perturbation
-from experiments.benchmarks.stand_in import set_up_without_data
-from experiments.config import DevicesConfig, ModelConfig, TrainConfig, require
-from experiments.configs import load_train
-from experiments.count import collectives, matmul_flops, memory_bytes
+from experiments.common.errors import require
+from experiments.common.hlo import parse
+from experiments.common.hlo_cost import collectives, matmul_flops, memory_bytes
+from experiments.common.provenance import provenance
+from experiments.common.store import write_json
 from experiments.data import Batch
-from experiments.hlo import parse
-from experiments.mesh import Mesh, make_mesh
-from experiments.optim import Method, build
-from experiments.programs import Programs
-from experiments.provenance import provenance
-from experiments.setup import Setup
-from experiments.state import TrainState
-from experiments.step import train_step
-from experiments.store import write_json
+from experiments.measure.cost.aot_report import table, write_markdown
+from experiments.measure.cost.chips import Chip, describe
+from experiments.measure.cost.config import AotConfig, Perturbation
+from experiments.measure.cost.stand_in import set_up_without_data
+from experiments.models.config import ModelConfig
+from experiments.optim.chain import build
+from experiments.optim.methods import Method
+from experiments.train.config import DevicesConfig, TrainConfig
+from experiments.train.mesh import Mesh, make_mesh
+from experiments.train.programs import Programs
+from experiments.train.setup import Setup
+from experiments.train.state import TrainState
+from experiments.train.step import train_step
 from gam_jax._types import HvpMode
 
 AXES = ("data", "fsdp")
+LoadTrain = Callable[[str, Method], TrainConfig]
+"""The training run of a name, with its hyper-parameters for a method."""
 
 
 class Variant(NamedTuple):
@@ -47,8 +51,14 @@ class Variant(NamedTuple):
     fsdp: int
 
 
-def compile_all(config: AotConfig, command: str, say: Callable[[str], None]) -> Path:
+def compile_all(config: AotConfig, load_train: LoadTrain, command: str, say: Callable[[str], None]) -> Path:
     """Compiles all variants for the slice; writes the numbers as they come, and then the report.
+
+    Args:
+      config: what to compile.
+      load_train: the training run of a name, for a method.
+      command: how the user started this, for the record.
+      say: takes the numbers, as they come.
 
     Returns:
       Where the report is.
@@ -72,7 +82,7 @@ def compile_all(config: AotConfig, command: str, say: Callable[[str], None]) -> 
     }
     config.workdir.mkdir(parents=True, exist_ok=True)
     for variant in variants(config):
-        records.append(measure(config, variant, devices, chip))
+        records.append(measure(config, load_train, variant, devices, chip))
         write_json(path, results)
         say(table(records[-1:]))
     report = write_markdown(results, chip, path.with_suffix(".md"))
@@ -107,15 +117,17 @@ def variants(config: AotConfig) -> list[Variant]:
     ]
 
 
-def train_config(config: AotConfig, method: Method) -> TrainConfig:
+def train_config(config: AotConfig, load_train: LoadTrain, method: Method) -> TrainConfig:
     """The training run."""
     named = load_train(config.config, method)
     return dataclasses.replace(named, workdir=config.workdir, model=config.model, batch_size=config.batch_size)
 
 
-def measure(config: AotConfig, variant: Variant, devices: Sequence[Any], chip: Chip) -> dict[str, Any]:
+def measure(
+    config: AotConfig, load_train: LoadTrain, variant: Variant, devices: Sequence[Any], chip: Chip
+) -> dict[str, Any]:
     """Compiles one variant; what its step needs on each chip, or that it does not fit."""
-    train = train_config(config, variant.method)
+    train = train_config(config, load_train, variant.method)
     mesh = make_mesh(DevicesConfig(fsdp=variant.fsdp), train.batch_size, devices)
     lowered = lower(set_up_without_data(train), mesh, variant.perturbation, config.hvp)
     record: dict[str, Any] = {

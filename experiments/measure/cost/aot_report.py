@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.chips import Chip
-from experiments.optim import LABELS
-from experiments.store import write_atomically
-from experiments.tables import markdown
+from experiments.common.markdown import markdown
+from experiments.common.store import write_atomically
+from experiments.measure.cost.chips import Chip
+from experiments.optim.methods import METHODS
 
 Record = dict[str, Any]
 _GB = 1e9
@@ -24,7 +24,7 @@ def _line(record: Record) -> list[str]:
     where = "on every chip" if record["fsdp"] == 1 else f"divided among {record['fsdp']}"
     memory = record["memory"]
     filled = f"{memory['peak'] / memory['available']:.0%}"
-    line = [LABELS[record["method"]], record["perturbation"].replace("_", " "), where]
+    line = [METHODS[record["method"]].label, record["perturbation"].replace("_", " "), where]
     if "flops" not in record:
         return [*line, "", "", "", f"does not fit: {filled}", *[""] * 8]
     found, seconds, step = record["collectives"], record["seconds"], record["step_seconds"]

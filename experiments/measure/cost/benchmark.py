@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.benchmarks import peers
-from experiments.benchmarks.cases import Case, cases, train_config
-from experiments.benchmarks.config import BenchmarkConfig, Network
-from experiments.benchmarks.stand_in import random_batch, set_up_without_data
-from experiments.benchmarks.timing import Runner, runner, time_rounds
-from experiments.config import UserError
-from experiments.count import matmul_flops
+from experiments.common.errors import UserError
+from experiments.common.hlo import parse
+from experiments.common.hlo_cost import matmul_flops
+from experiments.common.provenance import provenance, session
+from experiments.common.store import write_json
 from experiments.data import Batch
-from experiments.hlo import parse
-from experiments.provenance import provenance, session
-from experiments.store import write_json
+from experiments.measure.cost import peers
+from experiments.measure.cost.cases import Case, cases, train_config
+from experiments.measure.cost.config import BenchmarkConfig, Network
+from experiments.measure.cost.stand_in import random_batch, set_up_without_data
+from experiments.measure.cost.timing import Runner, runner, time_rounds
 
 Record = dict[str, Any]
 """One case: network, library, name, intervals, its counts, and its times in seconds by phase, one for each round."""

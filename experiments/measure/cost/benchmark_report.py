@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from experiments.benchmarks.benchmark import Record
-from experiments.benchmarks.timing import Ratio, ratio
-from experiments.picture import save, style
-from experiments.store import write_atomically
-from experiments.tables import markdown
+from experiments.common.markdown import markdown
+from experiments.common.plotting import save, style
+from experiments.common.store import write_atomically
+from experiments.measure.cost.benchmark import Record
+from experiments.measure.cost.timing import Ratio, ratio
 
 _LIBRARIES = {"jax": "", "torch": "PyTorch: "}
 _COLORS = {"jax": "#d55e00", "torch": "#0072b2"}

@@ -10,19 +10,20 @@ import optax
 import optax.contrib
 
 import gam_jax
-from experiments.benchmarks.config import BenchmarkConfig, Network
-from experiments.benchmarks.stand_in import set_up_without_data
-from experiments.config import TrainConfig
-from experiments.configs.methods import Radii, optimizer
 from experiments.data import Batch
-from experiments.optim import LABELS, Method, OptimConfig
-from experiments.setup import Setup, make_chain, phases
-from experiments.state import TrainState, initial_state
-from experiments.step import LossFn, train_step
+from experiments.measure.cost.config import BenchmarkConfig, Network
+from experiments.measure.cost.stand_in import set_up_without_data
+from experiments.optim.chain import make_chain, phases
+from experiments.optim.config import OptimConfig, with_method
+from experiments.optim.methods import METHODS, SHARED, Method, released
+from experiments.train.config import TrainConfig
+from experiments.train.setup import Setup
+from experiments.train.state import TrainState, initial_state
+from experiments.train.step import LossFn, train_step
 
-_RADII = Radii(accelerated=gam_jax.released_coefficients(rho=0.2, rho_prime=0.02, alpha=0.6, beta=0.5, gamma=0.03))
+_OWN = {"accelerated_gam": released(rho=0.2, rho_prime=0.02, alpha=0.6, beta=0.5, gamma=0.03)}
 _PLAIN = OptimConfig(method="plain", learning_rate=0.01, weight_decay=5e-4, momentum=0.9)
-RHO, ALPHA, SAM_RHO = _RADII.gam_rho, _RADII.gam_alpha, _RADII.sam_rho
+RHO, ALPHA, SAM_RHO = SHARED["gam_rho"], SHARED["gam_alpha"], SHARED["sam_rho"]
 Step = Callable[[TrainState, Batch], TrainState]
 PHASES: dict[str, dict[str, Any]] = {
     {True: "acting", False: "skipped"}[acts]: options for acts, options in phases(interval=2).items()
@@ -53,7 +54,7 @@ def train_config(config: BenchmarkConfig, network: Network, method: Method = "pl
         workdir=config.workdir,
         data=config.data_config(),
         model=getattr(config, network),
-        optim=optimizer(_PLAIN, method, _RADII),
+        optim=with_method(_PLAIN, method, own=_OWN),
         epochs=100,
         batch_size=config.batch_size,
     )
@@ -62,11 +63,11 @@ def train_config(config: BenchmarkConfig, network: Network, method: Method = "pl
 def cases(config: BenchmarkConfig, network: Network) -> Iterator[Case]:
     """SGD first; then the methods, GAM's other forms, GAM in microbatches, and optax's SAM."""
     plain = set_up_without_data(train_config(config, network))
-    yield _case(LABELS["plain"], plain, {"acting": {}}, (1,))
+    yield _case(METHODS["plain"].label, plain, {"acting": {}}, (1,))
     for method in config.methods:
         if method != "plain":
             setup = set_up_without_data(train_config(config, network, method))
-            yield _case(LABELS[method], setup, PHASES, config.intervals)
+            yield _case(METHODS[method].label, setup, PHASES, config.intervals)
             if method == "gam":
                 yield from _other_forms(config, setup, plain)
     if config.peers and "sam" in config.methods:

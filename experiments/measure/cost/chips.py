@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jax.experimental import topologies
 
-from experiments.config import UserError, require
+from experiments.common.errors import UserError, require
 
 
 class Chip(NamedTuple):

@@ -4,15 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Literal, get_args
 
-from experiments.config import (
-    DataConfig,
-    DataName,
-    ModelConfig,
-    require,
-    require_at_least,
-    require_distinct,
-)
-from experiments.optim import METHODS, Method
+from experiments.common.errors import require, require_at_least, require_distinct
+from experiments.data.config import DataConfig, DataName
+from experiments.models.config import ModelConfig
+from experiments.optim.methods import METHODS, Method
 from gam_jax._types import HvpMode
 
 HVP_MODES: tuple[HvpMode, ...] = get_args(HvpMode)
@@ -38,7 +33,7 @@ class BenchmarkConfig:
     """Height and width of the images; if not given, those of the data set."""
     batch_size: int = 16
     """Images in a step."""
-    methods: tuple[Method, ...] = METHODS
+    methods: tuple[Method, ...] = tuple(METHODS)
     """Methods; SGD is measured in any case."""
     hvp: tuple[HvpMode, ...] = HVP_MODES
     """Ways to compute GAM's Hessian-vector products."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 
-from experiments.benchmarks.config import Network
-from experiments.benchmarks.stand_in import set_up_without_data
-from experiments.benchmarks.timing import Runner
-from experiments.config import TrainConfig
 from experiments.data import Batch
+from experiments.measure.cost.config import Network
+from experiments.measure.cost.stand_in import set_up_without_data
+from experiments.measure.cost.timing import Runner
+from experiments.train.config import TrainConfig
 
 
 def torch_version() -> str | None:
@@ -23,7 +23,7 @@ def torch_cases(config: TrainConfig, network: Network, batch: Batch) -> Iterator
     """A record and a runner for every method; none where PyTorch or the network in PyTorch is missing."""
     if torch_version() is None:
         return
-    from experiments.benchmarks import torch_networks, torch_peer  # slow imports of what may not be there
+    from experiments.measure.cost import torch_networks, torch_peer  # slow imports of what may not be there
 
     setup = set_up_without_data(config)
     make = torch_networks.NETWORKS.get(config.model.name)

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.config import TrainConfig
 from experiments.data import DATA_SETS, Batch, DataSet, Part
-from experiments.setup import Setup, assemble
+from experiments.train.config import TrainConfig
+from experiments.train.setup import Setup, assemble
 
 
 class StandIn(NamedTuple):

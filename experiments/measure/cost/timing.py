@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import optax
 
-from experiments.benchmarks.cases import Case
 from experiments.data import Batch
-from experiments.state import TrainState
+from experiments.measure.cost.cases import Case
+from experiments.train.state import TrainState
 
 
 class Runner(NamedTuple):

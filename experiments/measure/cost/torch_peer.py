@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.benchmarks.cases import ALPHA, RHO, SAM_RHO
 from experiments.data import Batch
+from experiments.measure.cost.cases import ALPHA, RHO, SAM_RHO
 
 Tensors = Sequence[torch.Tensor]
 _BETA, _GAMMA, _RHO_PRIME = 0.5, 0.03, 0.02

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from experiments.config.checks import require, require_at_least, require_distinct
+from experiments.common.errors import require, require_at_least, require_distinct
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from experiments.measure import Result
-from experiments.optim import LABELS
-from experiments.picture import COLORS, save, style
-from experiments.tables import markdown
+from experiments.common.markdown import markdown
+from experiments.common.plotting import save, style
+from experiments.measure.flatness.measure import Result
+from experiments.optim.methods import METHODS
 
 _KINDS = {"R0": "zeroth_order_flatness", "R1": "first_order_flatness"}
 _MORE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#b5a900")
@@ -33,11 +33,11 @@ def looks(results: Sequence[Result]) -> list[Look]:
     methods = dict(zip(runs, used, strict=True))
     distinct = len(set(methods.values())) == len(methods)
     cycle = itertools.cycle(_MORE_COLORS)
-    colors = {run: COLORS[method] if distinct else next(cycle) for run, method in methods.items()}
+    colors = {run: METHODS[method].color if distinct else next(cycle) for run, method in methods.items()}
     found = []
     for place, (run, result) in enumerate(zip(runs, results, strict=True)):
         averaged = "" if result["checkpoint"]["config"]["averaging"] == "none" else " + SWAD"
-        label = LABELS[methods[run]] + averaged + ("" if distinct else f" ({run})")
+        label = METHODS[methods[run]].label + averaged + ("" if distinct else f" ({run})")
         if runs.count(run) > 1:
             label += f", step {result['checkpoint']['step']}"
         line = ("-", "--", ":", "-.")[runs[:place].count(run) % 4]

@@ -11,15 +11,49 @@ import numpy as np
 import optax
 import rich.progress
 
-from experiments.config import FlatnessConfig, LandscapeConfig, MeasureConfig, UserError, require
-from experiments.provenance import provenance
-from experiments.quantities import Plan, plain, radii
-from experiments.restore import Run
-from experiments.store import read_json, refuse_other, write_json
+from experiments.common.errors import UserError, require
+from experiments.common.provenance import provenance
+from experiments.common.store import plain, read_json, refuse_other, write_json
+from experiments.measure.flatness.config import FlatnessConfig, LandscapeConfig, MeasureConfig
+from experiments.measure.flatness.restore import Run
 from gam_jax import flatness
 
 Result = dict[str, Any]
 """The JSON of one checkpoint: what it is, the settings, the versions, and what was measured, by name."""
+
+
+Plan = dict[str, Callable[[], Any]]
+"""Measurements by name. Each returns something that :func:`plain` makes JSON of."""
+
+
+def radii(
+    of: dict[str, Any], rho: Sequence[float], key: jax.Array, *, ascent_steps: int, restarts: int
+) -> dict[str, Callable[[], dict[str, Any]]]:
+    """R0 and R1 over the radius, each the largest of several ascents.
+
+    Args:
+      of: loss, parameters and batches, as every function of :mod:`gam_jax.flatness` takes them.
+      rho: the radii.
+      key: for the starts; all ascents have the same.
+      ascent_steps: from each start, at most.
+      restarts: random starts, beside the one at the parameters.
+    """
+
+    def maximum(measure: Callable[..., flatness.Flatness], rho: float) -> dict[str, Any]:
+        found = measure(**of, num_steps=ascent_steps, num_restarts=restarts, rho=rho, key=key)
+        return {
+            "rho": rho,
+            "value": found.value,
+            "distance": found.distance,
+            "stationarity": found.stationarity,
+            "ends": found.history[:, -1],
+        }
+
+    return {
+        f"{measure.__name__} rho={radius}": functools.partial(maximum, measure, radius)
+        for measure in (flatness.zeroth_order_flatness, flatness.first_order_flatness)
+        for radius in rho
+    }
 
 
 def flatness_plan(run: Run, settings: FlatnessConfig) -> Plan:

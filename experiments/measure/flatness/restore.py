@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.checkpoint import FOLDER, Scores, read_checkpoints
-from experiments.config import DevicesConfig, TrainConfig, UserError, require
+from experiments.common.errors import UserError, require
+from experiments.common.store import read_json
 from experiments.data import Batch, Part
-from experiments.mesh import make_mesh
-from experiments.programs import Programs
-from experiments.setup import Setup, set_up
-from experiments.step import make_measured_loss
-from experiments.store import read_json
+from experiments.train.checkpoint import FOLDER, Scores, read_checkpoints
+from experiments.train.config import DevicesConfig, TrainConfig
+from experiments.train.mesh import make_mesh
+from experiments.train.programs import Programs
+from experiments.train.setup import Setup, set_up
+from experiments.train.step import make_measured_loss
 
 
 class Run(NamedTuple):

@@ -1,20 +1,19 @@
 """What several studies say together: one report, made from all of their runs."""
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.choices import choice_table
-from experiments.correlation import OUTCOMES, Sample, pool
-from experiments.optim import METHODS, Method
-from experiments.recipes import RECIPES, label, recipe
-from experiments.store import write_atomically
-from experiments.studies import Study, Task, tasks
-from experiments.summary import Estimate, difference, values
-from experiments.tables import hours, made_here, markdown, measures, plus_minus, signed
+from experiments.common.markdown import markdown
+from experiments.common.store import Record, write_atomically
+from experiments.optim.methods import METHODS, Method
+from experiments.optim.recipes import RECIPES, label, recipe
+from experiments.study.report.statistics import OUTCOMES, Estimate, Sample, difference, plus_minus, pool, signed, values
+from experiments.study.report.study import Study, Task, hours, made_here, measures, tasks
 
 PAPER: tuple[Method, ...] = ("sam", "gam", "sam+gam", "accelerated_gam")
 """What the paper compares with the base optimizer."""
@@ -235,3 +234,48 @@ def _sources(studies: Sequence[Study]) -> list[str]:
         markdown(["study", "runs", "core hours", "made with"], rows),
         "",
     ]
+
+
+def choice_table(wanted: Sequence[Task], method: str, *names: str) -> str:
+    """A row for each task: validation accuracy of the best trial with each value, relative to the best of all trials.
+
+    The value is that of a hyper-parameter, or the product of several.
+    In brackets how many trials had the value. Beside them the top Hessian eigenvalue of the base optimizer's networks.
+    """
+    own = [task for task in wanted if method in task.study.config.methods and task.study.config.tuned_in is None]
+    found = [(task, _by_value(task, method, names)) for task in own]
+    columns = sorted({value for _, scores in found for value in scores})
+    rows = []
+    for task, scores in found:
+        best = max(max(accuracies) for accuracies in scores.values())
+        cells = [_cell(scores[value], best) if value in scores else "" for value in columns]
+        rows.append([task.label, *cells, _sharpness(task)])
+    return markdown(
+        [f"{label(method, 'sgd')}: {' x '.join(names)}", *(f"{value:g}" for value in columns), "top eigenvalue"], rows
+    )
+
+
+def _by_value(task: Task, method: str, names: Sequence[str]) -> dict[float, list[float]]:
+    """Mean validation accuracy in percent of every trial, by the value; 0 if it diverged."""
+    study, noise = task
+    trials: dict[int, list[Record]] = {}
+    for record in study.records:
+        if (record["kind"], record.get("noise"), record.get("method")) == ("tune", noise, method):
+            trials.setdefault(record["trial"], []).append(record)
+    scores: dict[float, list[float]] = {}
+    for runs in trials.values():
+        accuracy = float(np.mean([100 * (run["validation_accuracy"] or 0.0) for run in runs]))
+        value = math.prod(runs[0]["hyperparameters"][name] for name in names)
+        scores.setdefault(round(value, 6), []).append(accuracy)
+    return scores
+
+
+def _cell(accuracies: Sequence[float], best: float) -> str:
+    behind = max(accuracies) - best
+    text = f"{behind:.1f}".replace("-0.0", "0.0")
+    return (f"**{text}**" if behind == 0 else text) + f" ({len(accuracies)})"
+
+
+def _sharpness(task: Task) -> str:
+    mean = task.study.mean(task.noise, task.study.config.methods[0], "top eigenvalue")
+    return "" if math.isnan(mean) else f"{mean:.1f}"

@@ -6,11 +6,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.correlation import OUTCOMES, pool
-from experiments.evidence import PAPER, PREDICTORS, samples
-from experiments.picture import color, save, style
-from experiments.recipes import label
-from experiments.studies import Study, Task, tasks
+from experiments.common.plotting import save, style
+from experiments.optim.recipes import label
+from experiments.study.report.evidence import PAPER, PREDICTORS, samples
+from experiments.study.report.figures import color
+from experiments.study.report.statistics import OUTCOMES, pool
+from experiments.study.report.study import Study, Task, tasks
 
 
 def draw(studies: Sequence[Study], output: Path) -> list[Path]:

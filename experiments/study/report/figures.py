@@ -2,9 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import cast
 
 import matplotlib
 
@@ -12,55 +10,24 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-from experiments.config import CompareConfig, ModelConfig
-from experiments.recipes import RECIPES, RecipeName, label
-from experiments.store import Record
-from experiments.summary import Estimate, Row, values
-
-COLORS = {
-    "plain": "#555555",
-    "sam": "#0072b2",
-    "gam": "#d55e00",
-    "sam+gam": "#009e73",
-    "accelerated_gam": "#e69f00",
-    "asam": "#56b4e9",
-    "gsam": "#3b4cc0",
-    "gradient_norm_penalty": "#cc79a7",
-    "c_flat": "#7a4f9f",
-    "fad": "#b5a900",
-}
-"""Of each method in all pictures."""
+from experiments.common.plotting import save, style
+from experiments.common.store import Record
+from experiments.models.config import network
+from experiments.optim.methods import METHODS
+from experiments.optim.recipes import RECIPES, label
+from experiments.study.config import CompareConfig
+from experiments.study.report.statistics import Estimate, Row, values
+from experiments.study.report.study import measures
 
 _FEW = 5
 """Methods whose names stand upright beside each other."""
 
 
-def network(model: ModelConfig) -> str:
-    """The network's name; a ResNet-20 of another depth has the name that its paper gives it."""
-    if model.depth is None:
-        return model.name
-    return f"resnet{6 * model.depth + 2}" if model.name == "resnet20" else f"{model.name} of {model.depth} layers"
-
-
 def color(name: str) -> str:
     """Of a method or recipe, the latter from a palette of their own."""
-    return COLORS[name] if name in COLORS else f"C{list(RECIPES).index(cast(RecipeName, name)) % 10}"
-
-
-def style() -> AbstractContextManager[None]:
-    """How all pictures look."""
-    return plt.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Writes a picture, whole or not at all, and closes it."""
-    partial = path.with_name("partial.png")
-    figure.savefig(partial, dpi=120, pil_kwargs={"optimize": True})
-    plt.close(figure)
-    return partial.replace(path)
+    return METHODS[name].color if name in METHODS else f"C{list(RECIPES).index(name) % 10}"
 
 
 def draw(config: CompareConfig, summary: Sequence[Row], records: Sequence[Record]) -> Path:
@@ -119,3 +86,110 @@ def _strip(axes: Axes, place: int, runs: np.ndarray, estimate: Estimate, color: 
     axes.annotate(
         text, (place + 0.2, estimate.mean), (8, 0), textcoords="offset points", va="center", color=color, weight="bold"
     )
+
+
+def _labels(noise: float) -> str:
+    return f"{noise:.0%} wrong labels" if noise else "clean labels"
+
+
+def draw_noise(config: CompareConfig, summary: Sequence[Row]) -> Path:
+    """Test accuracy over the share of wrong labels, with standard errors (Fig. C.2 of the paper)."""
+    with style():
+        figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+        for method in config.methods:
+            rows = sorted((row for row in summary if row.method == method), key=lambda row: row.noise)
+            x, accuracy = [100 * row.noise for row in rows], [row.test_accuracy for row in rows]
+            name = label(method, config.base)
+            means, errors, _ = zip(*accuracy, strict=True)
+            axis.errorbar(x, means, errors, marker="o", markersize=4, capsize=3, color=color(method), label=name)
+        axis.set(xlabel="training labels that are wrong, %", ylabel="test accuracy, %")
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+        return save(figure, config.workdir / "noise.png")
+
+
+def draw_frontier(config: CompareConfig, summary: Sequence[Row]) -> Path:
+    """What each method gains over the first one, against what its step costs in gradients; a panel per noise level."""
+    with style():
+        size = (11.5 * len(config.noise), 6)
+        figure, axes = plt.subplots(1, len(config.noise), figsize=size, squeeze=False, layout="constrained")
+        base = label(config.methods[0], config.base)
+        for noise, axis in zip(config.noise, axes[0], strict=True):
+            rows = sorted((row for row in summary if row.noise == noise), key=lambda row: -row.gain.estimate.mean)
+            for number, row in enumerate(rows, 1):
+                gain, is_recipe = row.gain.estimate, row.method in RECIPES
+                mark = {"marker": "o" if is_recipe else "D", "markersize": 5 if is_recipe else 8, "capsize": 2}
+                name = f"{number}  {label(row.method, config.base)}"
+                axis.errorbar(row.flop_ratio, gain.mean, gain.error, color=color(row.method), label=name, **mark)
+                axis.annotate(str(number), (row.flop_ratio, gain.mean), (6, 3), textcoords="offset points", fontsize=9)
+            axis.set(xscale="log", xlabel=f"cost of a step (FLOPs, {base} = 1)", title=_labels(noise))
+            axis.set(ylabel=f"gain in test accuracy over {base}, percentage points")
+            axis.set_xticks([1, 1.5, 2, 3, 4, 5, 6, 7], ["1", "1.5", "2", "3", "4", "5", "6", "7"])
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.grid(alpha=0.3)
+            axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
+        return save(figure, config.workdir / "frontier.png")
+
+
+def ratios(config: CompareConfig) -> dict[str, float]:
+    """The methods that take GAM's steps in place of some of the base optimizer's, and in place of how many."""
+    found = {"plain": 0.0, "gam": 1.0}
+    for name, (method, _, options, _) in RECIPES.items():
+        if method == "gam" and options.keys() == {"interval", "between", "max_ratio"} and options["between"] == "skip":
+            found[name] = 1 / options["interval"]
+    return {name: ratio for name, ratio in sorted(found.items(), key=lambda item: item[1]) if name in config.methods}
+
+
+def draw_ratios(config: CompareConfig, summary: Sequence[Row]) -> Path:
+    """Test accuracy against measured time for each share of GAM's steps (Fig. 4 of the paper)."""
+    with style():
+        figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+        shares = ratios(config)
+        for noise in config.noise:
+            rows = {row.method: row for row in summary if row.noise == noise}
+            time = [rows[method].time_ratio for method in shares]
+            means, errors, _ = zip(*(rows[method].test_accuracy for method in shares), strict=True)
+            axis.errorbar(time, means, errors, marker="o", markersize=4, capsize=3, label=_labels(noise))
+            for x, y, share in zip(time, means, shares.values(), strict=True):
+                axis.annotate(f"{share:g}", (x, y), (5, 5), textcoords="offset points", fontsize=9)
+        base = label(config.methods[0], config.base)
+        axis.set(xlabel=f"measured time of training ({base} = 1)", ylabel="test accuracy, %")
+        axis.set_title("numbers: share of the steps that are GAM's", fontsize=11)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+        return save(figure, config.workdir / "ratios.png")
+
+
+def draw_flatness(config: CompareConfig, records: Sequence[Record]) -> Path:
+    """Every measure of flatness at half-time and at the end, with standard errors (Fig. 3); a row per noise level.
+
+    Below the top eigenvalue the others that were measured, pale.
+    """
+    stages = {"half": measures(config, "half"), "end": measures(config, "end")}
+    names, lines = [*stages["end"]], len(config.noise)
+    count = len(config.methods)
+    with style():
+        size = (1.0 + 2.9 * len(names), 1.2 + 2.7 * lines)
+        figure, axes = plt.subplots(lines, len(names), figsize=size, squeeze=False, layout="constrained")
+        for noise, line in zip(config.noise, axes, strict=True):
+            for axis, name in zip(line, names, strict=True):
+                for number, method in enumerate(config.methods):
+                    x = np.arange(2) + 0.7 * ((number + 0.5) / count - 0.5)
+                    paths = [stages[stage][name] for stage in stages]
+                    found = [Estimate.of(values(records, noise, method, *path)) for path in paths]
+                    means, errors, _ = zip(*found, strict=True)
+                    mark = {"fmt": "o", "markersize": 4, "color": color(method)}
+                    axis.errorbar(x, means, errors, label=label(method, config.base), **mark)
+                    for rank in range(1, config.k if name == "top eigenvalue" else 1):
+                        below = [Estimate.of(values(records, noise, method, *p[:-1], rank)).mean for p in paths]
+                        axis.plot(x, below, "_", markersize=4, color=color(method), alpha=0.5)
+                axis.set(yscale="log", xlim=(-0.5, 1.5), title=name)
+                axis.set_xticks([0, 1], ["half-time", "end"])
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+                axis.yaxis.set_minor_locator(NullLocator())
+                axis.grid(axis="y", alpha=0.3)
+            line[0].set_ylabel(_labels(noise))
+        handles = axes[0, 0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside upper center", ncols=min(count, 6), frameon=False)
+        return save(figure, config.workdir / "flatness.png")

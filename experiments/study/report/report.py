@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.compare import TUNING_SEED
-from experiments.config import SPLIT_PER_SEED, CompareConfig
-from experiments.correlation import correlation_table
+from experiments.common.store import Record, write_atomically
 from experiments.data import DATA_SETS
-from experiments.picture import network
-from experiments.recipes import label
-from experiments.store import Record, write_atomically
-from experiments.studies import Study
-from experiments.summary import Row
-from experiments.tables import (
+from experiments.data.config import SPLIT_PER_SEED
+from experiments.models.config import network
+from experiments.optim.recipes import RECIPES, label
+from experiments.study.config import CompareConfig
+from experiments.study.plan import TUNING_SEED
+from experiments.study.report import figures
+from experiments.study.report.statistics import Row
+from experiments.study.report.study import Study, final, hours
+from experiments.study.report.tables import (
     chosen_table,
+    correlation_table,
     domain_table,
     edges,
-    final,
     flatness_table,
     grid_table,
-    hours,
     paired_table,
     result_table,
     tuned_names,
@@ -30,6 +30,21 @@ from experiments.tables import (
 
 _RUN = ("noise", "method", "seed")
 _SCORES = ("diverged", "test_accuracy", "test_loss", "train_accuracy", "train_loss", "generalization_gap")
+
+
+def publish(study: Study) -> list[Path]:
+    """Writes pictures, CSV and report into the study's folder, and returns where."""
+    config, records, summary, _ = study
+    pictures = [figures.draw(config, summary, records)]
+    if len(config.noise) > 1:
+        pictures.append(figures.draw_noise(config, summary))
+    if not RECIPES.keys().isdisjoint(config.methods):
+        pictures.append(figures.draw_frontier(config, summary))
+    if len(figures.ratios(config)) > 3:
+        pictures.append(figures.draw_ratios(config, summary))
+    if "flatness" in config.measure:
+        pictures.append(figures.draw_flatness(config, records))
+    return [*pictures, write_csv(study), write_markdown(study, pictures)]
 
 
 def write_csv(study: Study) -> Path:

@@ -3,13 +3,18 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from experiments.compare import plan
-from experiments.config import CompareConfig, require
-from experiments.store import Record, key, read_json, read_records
-from experiments.summary import Estimate, Row, summarize, values
-from experiments.tables import measures
+from experiments.common.errors import require
+from experiments.common.store import Record, key, read_json, read_records
+from experiments.study.config import CompareConfig
+from experiments.study.plan import plan
+from experiments.study.report.statistics import (
+    Estimate,
+    Row,
+    summarize,
+    values,
+)
 
 
 class Study(NamedTuple):
@@ -75,3 +80,44 @@ def read_study(folder: Path) -> Study:
 def tasks(studies: Sequence[Study]) -> list[Task]:
     """All tasks in order."""
     return [Task(study, noise) for study in studies for noise in study.config.noise]
+
+
+def measures(config: CompareConfig, stage: Literal["half", "end"]) -> dict[str, tuple[str | int, ...]]:
+    """What was measured at half-time or at the end, by name, with its place in the record of a run."""
+    found: dict[str, tuple[str | int, ...]] = {}
+    if "flatness" in config.measure:
+        found |= {f"{r} at {rho:g}": (stage, r, i) for r in ("R0", "R1") for i, rho in enumerate(config.rho)}
+    if "eigenvalues" in config.measure:
+        found["top eigenvalue"] = (stage, "eigenvalues", 0)
+    if "trace" in config.measure:
+        found["trace"] = (stage, "trace")
+    return found
+
+
+def chosen(config: CompareConfig, records: Sequence[Record]) -> list[Record]:
+    """One final run for each noise level and method, which has the hyper-parameters that were chosen."""
+    return [record for record in final(config, records) if record["seed"] == 0]
+
+
+def final(config: CompareConfig, records: Sequence[Record]) -> list[Record]:
+    """The final runs, ordered by noise, method and seed."""
+    runs = [record for record in records if record["kind"] == "test"]
+    return sorted(runs, key=lambda r: (r["noise"], config.methods.index(r["method"]), r["seed"]))
+
+
+def made_here(config: CompareConfig, records: Sequence[Record]) -> list[Record]:
+    """The trials and the final runs of a study, without trials that it took over from another one."""
+    kinds = ("test",) if config.tuned_in else ("tune", "test")
+    return [record for record in records if record["kind"] in kinds]
+
+
+def hours(config: CompareConfig, records: Sequence[Record]) -> dict[str, float]:
+    """Time that trials and final runs have taken, by kind."""
+    seconds = {"tune": 0.0, "test": 0.0}
+    for record in made_here(config, records):
+        seconds[record["kind"]] += record["seconds"]
+    return {kind: total / 3600 for kind, total in seconds.items()}
+
+
+def about(record: Record) -> tuple[float, str]:
+    return record["noise"], record["method"]

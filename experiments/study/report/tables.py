@@ -5,12 +5,26 @@ import itertools
 from collections.abc import Sequence
 from typing import Literal
 
-from experiments.config import CompareConfig
+import numpy as np
+
+from experiments.common.markdown import markdown
+from experiments.common.store import Record
 from experiments.data import DATA_SETS
-from experiments.recipes import hyperparameters, label
-from experiments.search import from_base, grid_size, method_grid, num_trials
-from experiments.store import Record
-from experiments.summary import Difference, Estimate, Row, difference, values
+from experiments.optim.recipes import hyperparameters, label
+from experiments.study.config import CompareConfig
+from experiments.study.report.statistics import (
+    OUTCOMES,
+    Difference,
+    Estimate,
+    Row,
+    correlate,
+    difference,
+    plus_minus,
+    signed,
+    values,
+)
+from experiments.study.report.study import about, chosen, measures
+from experiments.study.search import from_base, grid_size, method_grid, num_trials
 
 
 def tuned_names(config: CompareConfig) -> list[str]:
@@ -67,7 +81,7 @@ def chosen_table(config: CompareConfig, records: Sequence[Record]) -> str:
     """What the validation data chose, with its mean validation accuracy, and how many runs of the tuning diverged."""
     names, rows = tuned_names(config), []
     for record in chosen(config, records):
-        mine = [r for r in records if r["kind"] == "tune" and _about(r) == _about(record)]
+        mine = [r for r in records if r["kind"] == "tune" and about(r) == about(record)]
         scores = [r["validation_accuracy"] for r in mine if r["hyperparameters"] == record["hyperparameters"]]
         found = [f"{record['hyperparameters'].get(name, '')}" for name in names]
         validation = "diverged" if None in scores else f"{100 * sum(scores) / len(scores):.2f}"
@@ -86,18 +100,6 @@ def grid_table(config: CompareConfig) -> str:
         tried = f"{num_trials(config, method)} of {grid_size(config, method)}"
         rows.append([label(method, config.base), *values, tried])
     return markdown(["grid", *names, "points tried"], rows)
-
-
-def measures(config: CompareConfig, stage: Literal["half", "end"]) -> dict[str, tuple[str | int, ...]]:
-    """What was measured at half-time or at the end, by name, with its place in the record of a run."""
-    found: dict[str, tuple[str | int, ...]] = {}
-    if "flatness" in config.measure:
-        found |= {f"{r} at {rho:g}": (stage, r, i) for r in ("R0", "R1") for i, rho in enumerate(config.rho)}
-    if "eigenvalues" in config.measure:
-        found["top eigenvalue"] = (stage, "eigenvalues", 0)
-    if "trace" in config.measure:
-        found["trace"] = (stage, "trace")
-    return found
 
 
 def flatness_table(config: CompareConfig, records: Sequence[Record], stage: Literal["half", "end"]) -> str:
@@ -123,49 +125,17 @@ def edges(config: CompareConfig, records: Sequence[Record]) -> list[str]:
     return found
 
 
-def chosen(config: CompareConfig, records: Sequence[Record]) -> list[Record]:
-    """One final run for each noise level and method, which has the hyper-parameters that were chosen."""
-    return [record for record in final(config, records) if record["seed"] == 0]
-
-
-def final(config: CompareConfig, records: Sequence[Record]) -> list[Record]:
-    """The final runs, ordered by noise, method and seed."""
-    runs = [record for record in records if record["kind"] == "test"]
-    return sorted(runs, key=lambda r: (r["noise"], config.methods.index(r["method"]), r["seed"]))
-
-
-def made_here(config: CompareConfig, records: Sequence[Record]) -> list[Record]:
-    """The trials and the final runs of a study, without trials that it took over from another one."""
-    kinds = ("test",) if config.tuned_in else ("tune", "test")
-    return [record for record in records if record["kind"] in kinds]
-
-
-def hours(config: CompareConfig, records: Sequence[Record]) -> dict[str, float]:
-    """Time that trials and final runs have taken, by kind."""
-    seconds = {"tune": 0.0, "test": 0.0}
-    for record in made_here(config, records):
-        seconds[record["kind"]] += record["seconds"]
-    return {kind: total / 3600 for kind, total in seconds.items()}
-
-
-def _about(record: Record) -> tuple[float, str]:
-    return record["noise"], record["method"]
-
-
-def plus_minus(estimate: Estimate, digits: int) -> str:
-    """A mean and its standard error."""
-    return f"{estimate.mean:.{digits}f} ± {estimate.error:.{digits}f}"
-
-
-def signed(estimate: Estimate) -> str:
-    """A difference and its standard error."""
-    return f"{estimate.mean:+.2f} ± {estimate.error:.2f}"
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
+def correlation_table(config: CompareConfig, records: Sequence[Record]) -> str:
+    """A row for each measure; a column for each noise level and outcome."""
+    rows = []
+    for name, path in measures(config, "end").items():
+        cells = []
+        for noise in config.noise:
+            x = np.stack([values(records, noise, method, *path) for method in config.methods])
+            for outcome in OUTCOMES.values():
+                y = np.stack([outcome(records, noise, method) for method in config.methods])
+                found = correlate(x, y)
+                cells.append(str(found))
+        rows.append([name, *cells])
+    columns = [f"{noise:.0%}: {outcome}" for noise in config.noise for outcome in OUTCOMES]
+    return markdown(["measure at the end", *columns], rows)

@@ -2,7 +2,7 @@
 
 import ast
 
-from experiments import provenance
+from experiments.common import provenance
 
 
 def test_code_is_what_runs_and_not_what_is_said_about_it(tmp_path):

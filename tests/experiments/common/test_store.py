@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from experiments import store
-from experiments.config import UserError
-from experiments.store import open_store
+from experiments.common import store
+from experiments.common.errors import UserError
+from experiments.common.store import open_store
 
 CONFIG = {"epochs": 3, "data": {"train_size": 40}, "noise": (0.0, 0.3)}
 RECORD = {"kind": "test", "noise": 0.1, "method": "plain", "seed": 0, "train_loss": 0.1 + 0.2}

@@ -11,8 +11,8 @@ import sklearn.datasets
 from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image, ImageEnhance, ImageOps
 
-from experiments.augment import NAMES, basic, build, operations, policies
-from experiments.config import UserError
+from experiments.common.errors import UserError
+from experiments.data.augment import NAMES, basic, build, operations, policies
 
 SHAPE = (32, 32, 3)
 FILL = (125, 123, 114)

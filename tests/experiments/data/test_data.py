@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
-from experiments.config import DataConfig, UserError
+from experiments.common.errors import UserError
 from experiments.data import DATA_SETS, Batch, open_data
+from experiments.data.config import DataConfig
 from experiments.data.draws import label_offsets
 from experiments.data.memory import read
-from tests.experiments import tiny_data
+from tests.experiments.data import tiny_data
 
 ONE = {"process_index": 0, "process_count": 1}
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.config import DataConfig, UserError
+from experiments.common.errors import UserError
 from experiments.data import open_data
-from experiments.prepare import prepare
-from tests.experiments import tiny_data
+from experiments.data.config import DataConfig
+from experiments.data.prepare import prepare
+from tests.experiments.data import tiny_data
 
 ARCHIVE = "cifar-10-binary.tar.gz"
 
@@ -23,7 +24,9 @@ ARCHIVE = "cifar-10-binary.tar.gz"
 def some_tensorflow(monkeypatch):
     """What is refused here is refused before TensorFlow is used; only its presence is asked for."""
     tensorflow = types.SimpleNamespace(errors=types.SimpleNamespace(OpError=OSError))
-    monkeypatch.setattr("experiments.prepare.importlib", types.SimpleNamespace(import_module=lambda name: tensorflow))
+    monkeypatch.setattr(
+        "experiments.data.prepare.importlib", types.SimpleNamespace(import_module=lambda name: tensorflow)
+    )
 
 
 def test_a_missing_tensorflow_names_what_to_install(tmp_path, monkeypatch):

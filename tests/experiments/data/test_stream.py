@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.config import DataConfig
 from experiments.data import open_data
+from experiments.data.config import DataConfig
 from experiments.data.images import centre_box, cut, decode, pixels, random_box, resize_all
-from tests.experiments import tiny_data
+from tests.experiments.data import tiny_data
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ONE = {"process_index": 0, "process_count": 1}
 
 

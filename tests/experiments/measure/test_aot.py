@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from experiments.benchmarks import aot, aot_report, chips
-from experiments.benchmarks.config import AotConfig
-from experiments.benchmarks.stand_in import random_batch, set_up_without_data
-from experiments.config import DevicesConfig, ModelConfig, UserError
-from experiments.count import Collective, collectives, group_size
-from experiments.hlo import parse
+from experiments.common.errors import UserError
+from experiments.common.hlo import parse
+from experiments.common.hlo_cost import Collective, collectives, group_size
+from experiments.configs import load_train
 from experiments.main import main
-from experiments.mesh import make_mesh
-from experiments.programs import Programs
+from experiments.measure.cost import aot, aot_report, chips
+from experiments.measure.cost.config import AotConfig
+from experiments.measure.cost.stand_in import random_batch, set_up_without_data
+from experiments.models.config import ModelConfig
+from experiments.train.config import DevicesConfig
+from experiments.train.mesh import make_mesh
+from experiments.train.programs import Programs
 
 CHIP = chips.Chip(flops=1e12, memory_bytes=1e9, memory_bandwidth=1e11, network_bandwidth=1e10)
 
@@ -92,7 +95,9 @@ def test_sizes_of_groups():
 @pytest.fixture(scope="module")
 def measured():
     settings = config(fsdp=(1, 8))
-    return {variant: aot.measure(settings, variant, jax.devices(), CHIP) for variant in aot.variants(settings)}
+    return {
+        variant: aot.measure(settings, load_train, variant, jax.devices(), CHIP) for variant in aot.variants(settings)
+    }
 
 
 def test_every_variant_that_makes_sense(measured):
@@ -138,7 +143,7 @@ def test_predicted_times_follow_from_the_rates(measured):
 
 def test_the_step_of_replicas_is_a_training_step():
     """On the same examples everywhere, each replica's perturbation is the global one."""
-    train = dataclasses.replace(aot.train_config(config(), "gam"), data=set_up_data())
+    train = dataclasses.replace(aot.train_config(config(), load_train, "gam"), data=set_up_data())
     setup, mesh = set_up_without_data(train), make_mesh(DevicesConfig(), 16)
     batch = jax.tree.map(
         lambda rows: np.tile(rows[:2], (8, *[1] * (rows.ndim - 1))), random_batch(setup.pipeline.data_set, 16)
@@ -154,7 +159,7 @@ def test_the_step_of_replicas_is_a_training_step():
 
 
 def set_up_data():
-    return dataclasses.replace(aot.train_config(config(), "plain").data, augment="none")
+    return dataclasses.replace(aot.train_config(config(), load_train, "plain").data, augment="none")
 
 
 def test_what_does_not_fit_is_said_in_numbers(monkeypatch, tmp_path, capsys):

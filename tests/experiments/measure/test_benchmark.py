@@ -10,15 +10,15 @@ import optax
 import pytest
 
 import gam_jax
-from experiments.benchmarks import benchmark, benchmark_report, peers, timing
-from experiments.benchmarks.cases import cases, train_config
-from experiments.benchmarks.config import BenchmarkConfig
-from experiments.benchmarks.stand_in import random_batch, set_up_without_data
-from experiments.config import ModelConfig
-from experiments.count import matmul_flops, memory_bytes
-from experiments.hlo import parse
+from experiments.common.hlo import parse
+from experiments.common.hlo_cost import matmul_flops, memory_bytes
 from experiments.main import main
-from experiments.optim import LABELS, METHODS
+from experiments.measure.cost import benchmark, benchmark_report, peers, timing
+from experiments.measure.cost.cases import cases, train_config
+from experiments.measure.cost.config import BenchmarkConfig
+from experiments.measure.cost.stand_in import random_batch, set_up_without_data
+from experiments.models.config import ModelConfig
+from experiments.optim.methods import METHODS
 
 SMALL = ["--networks", "resnet", "--resnet.name", "mlp", "--resnet.width", "1", "--resnet.hidden", "16"]
 SMALL += ["--data", "digits", "--batch-size", "8", "--no-peers"]
@@ -137,7 +137,7 @@ def test_every_method_is_a_case_of_its_own():
     found = after_one_step(config(intervals=(1,)))
     acting = [name for name, phase in found if phase == "acting"]
     assert len(acting) == 10 + 3 + 2 + 1
-    own = [LABELS[method] for method in METHODS]
+    own = [row.label for row in METHODS.values()]
     assert len({tuple(np.round(found[name, "acting"], 7)) for name in own}) == len(own)
 
 

@@ -14,12 +14,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import figures
+from experiments.common.store import plain
 from experiments.main import main
-from experiments.quantities import plain
-from experiments.restore import restore
+from experiments.measure.flatness import figures
+from experiments.measure.flatness.restore import restore
 from gam_jax import flatness
-from tests.experiments.runs import ROOT, refused, state, use_convnet
+from tests.experiments.train.runs import ROOT, refused, state, use_convnet
 
 TRAIN = [
     *("train", "--config", "digits", "--model.hidden", "8", "--batch-size", "40", "--epochs", "8"),
@@ -52,7 +52,7 @@ def restored(place):
 def measured(trained, tmp_path_factory):
     output = tmp_path_factory.mktemp("measured")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("experiments.restore.restore", restored)
+        patched.setattr("experiments.measure.flatness.restore.restore", restored)
         assert main(["flatness", "--checkpoint", *trained, "--output", str(output), *FEW]) == 0
         assert main(["landscape", "--checkpoint", *trained, "--output", str(output), *POINTS]) == 0
     return output

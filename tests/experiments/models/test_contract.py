@@ -8,8 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.config import ModelConfig, UserError
-from experiments.models import build, pyramidnet, resnet, vit, wide_resnet
+from experiments.common.errors import UserError
+from experiments.models import pyramidnet, resnet, vit, wide_resnet
+from experiments.models.config import ModelConfig
+from experiments.models.registry import build
 
 IMAGE_SHAPE, CLASSES = (8, 8, 3), 5
 IMAGES = jax.random.normal(jax.random.key(1), (6, *IMAGE_SHAPE))

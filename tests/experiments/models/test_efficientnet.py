@@ -9,8 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments.config import ModelConfig
 from experiments.models import efficientnet
+from experiments.models.config import ModelConfig
 from experiments.models.efficientnet import efficientnet_b0
 
 KEY = jax.random.key(0)

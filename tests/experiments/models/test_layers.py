@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.config import ModelConfig
 from experiments.models import layers
+from experiments.models.config import ModelConfig
 from experiments.models.functional import functional
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from experiments.config import UserError
+from experiments.common.errors import UserError
 from experiments.models import pretrained
 from experiments.models.pretrained_names import namings
 from tests.experiments.models.torch_layout import MAKE, config, in_torch_layout, shapes, zeros

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.config import ModelConfig, ModelName, UserError
-from experiments.models import NAMES, build
+from experiments.common.errors import UserError
+from experiments.models.config import ModelConfig, ModelName
+from experiments.models.registry import NAMES, build
 
 # Name, image size, classes, parameters, and multiply-adds of one image in billions, with the published precision:
 # torchvision's tables (resnet*, vit_b32; 224 pixels), imgclsmob (wrn28_10, pyramidnet110), pytorch-cifar (resnet18,

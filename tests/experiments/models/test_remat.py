@@ -10,12 +10,12 @@ import optax
 import pytest
 
 import gam_jax
-from experiments.config import ModelConfig
-from experiments.count import matmul_flops
+from experiments.common.hlo import parse
+from experiments.common.hlo_cost import matmul_flops
 from experiments.data import Batch
-from experiments.hlo import parse
 from experiments.models import resnet, vit
-from experiments.step import make_loss
+from experiments.models.config import ModelConfig
+from experiments.train.step import make_loss
 from gam_jax._types import HvpMode
 
 SHAPE, SIZE = (8, 8, 1), 32

@@ -9,8 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments.config import ModelConfig
 from experiments.models import swin
+from experiments.models.config import ModelConfig
 from experiments.models.swin import swin_t
 
 KEY = jax.random.key(0)

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.config import ModelConfig, UserError
-from experiments.models import build, vit
+from experiments.common.errors import UserError
+from experiments.models import vit
+from experiments.models.config import ModelConfig
+from experiments.models.registry import build
 
 IMAGE_SHAPE = (8, 8, 3)
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles faster

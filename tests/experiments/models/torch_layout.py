@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from experiments.config import ModelConfig
+from experiments.models.config import ModelConfig
 from experiments.models.efficientnet import efficientnet_b0
 from experiments.models.swin import swin_t
 

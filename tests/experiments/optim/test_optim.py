@@ -9,10 +9,12 @@ import optax
 import pytest
 
 import gam_jax
-from experiments.config import UserError
+from experiments.common.errors import UserError
 from experiments.configs import load
-from experiments.optim import HYPERPARAMETERS, METHODS, OptimConfig, build
-from experiments.search import best_trial, grid_size, trials
+from experiments.optim.chain import build
+from experiments.optim.config import OptimConfig
+from experiments.optim.methods import METHODS
+from experiments.study.search import best_trial, grid_size, trials
 
 NUMBERS = {
     "learning_rate": 0.3,
@@ -28,7 +30,7 @@ COMPARED = ("plain", "sam", "gam", "sam+gam")
 
 
 def config_of(method, **changes):
-    own = {name: NUMBERS[name] for name in HYPERPARAMETERS[method]}
+    own = {name: NUMBERS[name] for name in METHODS[method].hyperparameters}
     return OptimConfig(**{"method": method, "momentum": 0.9, **own, **changes})
 
 
@@ -180,7 +182,7 @@ def test_every_method_gets_the_same_number_of_distinct_points_of_its_own_grid(me
     assert len(set(settings)) == len(settings) == config.trials == 25
     assert settings == trials(config, method)
     for setting in settings:
-        assert set(setting.tuned()) == set(HYPERPARAMETERS[method])
+        assert set(setting.tuned()) == set(METHODS[method].hyperparameters)
         for name, value in setting.tuned().items():
             assert value in getattr(config.grid, name)
         unused = NUMBERS.keys() - setting.tuned().keys()

@@ -16,19 +16,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import compare, pool, search
-from experiments.config import UserError
+from experiments.common.errors import UserError
+from experiments.common.store import key
 from experiments.configs import load
-from experiments.job import Wanted, make_job
 from experiments.main import main
-from experiments.optim import METHODS, OptimConfig
-from experiments.pool import cores, open_pool
-from experiments.store import key
-from experiments.summary import Estimate, difference, summarize
-from experiments.tables import chosen_table, edges, result_table
-from experiments.worker import environment
+from experiments.optim.config import OptimConfig
+from experiments.optim.methods import METHODS
+from experiments.study import compare, pool, search
+from experiments.study.job import Wanted, make_job
+from experiments.study.pool import cores, open_pool
+from experiments.study.report.statistics import Estimate, difference, summarize
+from experiments.study.report.tables import chosen_table, edges, result_table
+from experiments.study.worker import environment
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALL = [
     *("compare", "--config", "digits", "--epochs", "2", "--data.train-size", "40", "--batch-size", "20"),
     *("--model.hidden", "8", "--trials", "3", "--tuning-seeds", "2", "--seeds", "3", "--measure-examples", "40"),
@@ -316,8 +317,8 @@ def test_a_test_waits_for_all_trials_of_its_method():
     assert [task["method"] for task in tasks] == ["plain", "sam"] * (len(tasks) // 2)  # they take turns
     done = [task for task in tasks if task["kind"] == "tune" and task["method"] == "sam" and task["noise"] == 0.3]
     tests = [task for task in tasks if task["kind"] == "test"]
-    ready = {(task["noise"], task["method"]) for task in tests if compare._is_ready(config, task, done)}
-    assert ready == {(0.3, "sam")} and not compare._is_ready(config, tests[-1], done[:-1])
+    ready = {(task["noise"], task["method"]) for task in tests if compare.is_ready(config, task, done)}
+    assert ready == {(0.3, "sam")} and not compare.is_ready(config, tests[-1], done[:-1])
 
 
 def test_another_config_in_the_same_folder_is_refused(uninterrupted, capsys):

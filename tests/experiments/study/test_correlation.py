@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from experiments.configs import load
-from experiments.correlation import correlate, correlation_table, spearman
-from experiments.tables import flatness_table
+from experiments.study.report.statistics import correlate, spearman
+from experiments.study.report.tables import correlation_table, flatness_table
 
 RNG = np.random.default_rng(3)
 

@@ -9,15 +9,17 @@ import jax.flatten_util
 import numpy as np
 import pytest
 
-from experiments import fit, job
-from experiments.config import DataConfig, DevicesConfig, ModelConfig, TrainConfig
-from experiments.mesh import make_mesh
-from experiments.optim import OptimConfig
-from experiments.programs import Programs
-from experiments.setup import set_up
-from experiments.state import AVERAGING
+from experiments.data.config import DataConfig
+from experiments.models.config import ModelConfig
+from experiments.optim.config import OptimConfig
+from experiments.study import fit, job
+from experiments.train.config import DevicesConfig, TrainConfig
+from experiments.train.mesh import make_mesh
+from experiments.train.programs import Programs
+from experiments.train.setup import set_up
+from experiments.train.state import AVERAGING
 from gam_jax.averaging import swad
-from tests.experiments.runs import use_convnet
+from tests.experiments.train.runs import use_convnet
 
 PLAIN = OptimConfig(method="plain", learning_rate=0.1, weight_decay=0.01, momentum=0.9)
 SAM = dataclasses.replace(PLAIN, method="sam", sam_rho=0.1)

@@ -10,17 +10,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from experiments import compare, evidence, picture, pool, search, study_figures
-from experiments.choices import choice_table
-from experiments.config import UserError
+from experiments import study_figures
+from experiments.common.errors import UserError
+from experiments.common.store import key, read_records
 from experiments.configs import load
-from experiments.correlation import OUTCOMES, Sample
 from experiments.main import main
-from experiments.store import key, read_records
-from experiments.studies import Study, read_study, tasks
-from experiments.study_figures import ratios
-from experiments.summary import Estimate, summarize
-from experiments.tables import domain_table, grid_table
+from experiments.study import compare, pool, search
+from experiments.study.report import evidence
+from experiments.study.report import figures as picture
+from experiments.study.report.evidence import choice_table
+from experiments.study.report.figures import ratios
+from experiments.study.report.statistics import OUTCOMES, Estimate, Sample, summarize
+from experiments.study.report.study import Study, read_study, tasks
+from experiments.study.report.tables import domain_table, grid_table
 
 STAGED = [
     *(
@@ -83,8 +85,8 @@ def test_the_others_wait_for_the_first_method():
     plan = compare.plan(config)
     first = [task for task in plan if task["kind"] == "tune" and task["method"] == "plain" and task["noise"] == 0.3]
     trial = next(task for task in plan if task["kind"] == "tune" and task["method"] == "sam" and task["noise"] == 0.3)
-    assert compare._is_ready(config, trial, first) and not compare._is_ready(config, trial, first[1:])
-    assert all(compare._is_ready(config, task, []) for task in first)
+    assert compare.is_ready(config, trial, first) and not compare._is_ready(config, trial, first[1:])
+    assert all(compare.is_ready(config, task, []) for task in first)
     assert [search.num_trials(config, name) for name in config.methods] == [25, 2, 2, 2]
     with pytest.raises(UserError, match="base_first needs plain first, got 'sam'"):
         compare.check(dataclasses.replace(config, methods=("sam", "plain")))

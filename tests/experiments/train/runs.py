@@ -10,17 +10,17 @@ import jax
 import numpy as np
 from flax import nnx
 
-from experiments import models
-from experiments.checkpoint import read_checkpoints
-from experiments.config import DevicesConfig, TrainConfig
 from experiments.main import main
-from experiments.mesh import make_mesh
+from experiments.models import registry as models
 from experiments.models.functional import functional
 from experiments.models.layers import BatchNorm, classifier, conv, dropout, global_mean
-from experiments.programs import Programs
-from experiments.setup import set_up
+from experiments.train.checkpoint import read_checkpoints
+from experiments.train.config import DevicesConfig, TrainConfig
+from experiments.train.mesh import make_mesh
+from experiments.train.programs import Programs
+from experiments.train.setup import set_up
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALL = [
     *("train", "--config", "digits", "--method", "gam", "--averaging", "swad", "--seed", "3"),
     *("--model.hidden", "8", "--data.train-size", "70", "--batch-size", "16", "--epochs", "4", "--log-every", "3"),

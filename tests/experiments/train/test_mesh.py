@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import mesh
-from experiments.config import DevicesConfig, UserError
-from experiments.mesh import all_succeed, make_mesh, start
+from experiments.common.errors import UserError
+from experiments.train import mesh
+from experiments.train.config import DevicesConfig
+from experiments.train.mesh import all_succeed, make_mesh, start
 
 
 @pytest.mark.parametrize(

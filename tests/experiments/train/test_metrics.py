@@ -8,8 +8,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 import gam_jax
-from experiments.config import UserError
-from experiments.metrics import Metrics, diagnostics, open_metrics
+from experiments.common.errors import UserError
+from experiments.train.metrics import Metrics, diagnostics, open_metrics
 
 
 def record(kind, step, **values):
@@ -101,7 +101,7 @@ def test_the_best_epoch_is_the_first_of_the_highest_score(tmp_path):
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.metrics.is_first", lambda: False)
+    monkeypatch.setattr("experiments.train.metrics.is_first", lambda: False)
     with open_metrics(tmp_path / "run", {}) as metrics:
         metrics.write(record("train", 3, loss=0.25))
         assert metrics.records == [] and isinstance(metrics, Metrics)

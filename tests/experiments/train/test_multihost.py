@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests.experiments import tiny_data
-from tests.experiments.runs import ROOT, records, sessions, state, steps
+from tests.experiments.data import tiny_data
+from tests.experiments.train.runs import ROOT, records, sessions, state, steps
 
 TRAIN = [
     *("train", "--config", "fashion_mnist", "--method", "gam", "--learning-rate", "0.01", "--model.name", "mlp"),

@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-from experiments import programs
-from experiments.provenance import provenance
-from tests.experiments.runs import assert_same, records, sessions, state, steps, train, train_elsewhere
+from experiments.common.provenance import provenance
+from experiments.train import programs
+from tests.experiments.train.runs import assert_same, records, sessions, state, steps, train, train_elsewhere
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_other_versions_are_said_and_recorded(finished, tmp_path, monkeypatch, c
     with monkeypatch.context() as patched:
         interrupt(patched, 6)
         assert train(tmp_path) == 75
-    monkeypatch.setattr("experiments.metrics.provenance", lambda: provenance() | {"jax": "0.0.1"})
+    monkeypatch.setattr("experiments.train.metrics.provenance", lambda: provenance() | {"jax": "0.0.1"})
     assert train(tmp_path) == 0
     assert re.search(r"going on with other versions than before: jax \S+ -> 0.0.1\n", capsys.readouterr().err)
     assert sessions(tmp_path)[-1]["made_with"]["jax"] == "0.0.1"

@@ -15,16 +15,18 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from experiments import augment
-from experiments.config import DataConfig, ModelConfig, TrainConfig
-from experiments.data import DATA_SETS
-from experiments.mesh import Mesh
-from experiments.optim import OptimConfig
-from experiments.programs import Programs
-from experiments.setup import set_up
-from experiments.state import Sums, checksums
-from experiments.step import cross_entropy, evaluation_step, rank, train_step
-from tests.experiments.runs import train, use_convnet
+from experiments.data import DATA_SETS, augment
+from experiments.data.config import DataConfig
+from experiments.models.config import ModelConfig
+from experiments.optim.config import OptimConfig
+from experiments.train.checkpoint import checksums
+from experiments.train.config import TrainConfig
+from experiments.train.mesh import Mesh
+from experiments.train.programs import Programs
+from experiments.train.setup import set_up
+from experiments.train.state import Sums
+from experiments.train.step import cross_entropy, evaluation_step, rank, train_step
+from tests.experiments.train.runs import train, use_convnet
 
 PLAIN = OptimConfig(method="plain", learning_rate=0.1, weight_decay=0.02, momentum=0.9)
 OPTIM = {

@@ -12,15 +12,16 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import programs
-from experiments.checkpoint import open_checkpoints
-from experiments.config import CheckpointsConfig, DevicesConfig, TrainConfig, UserError
+from experiments.common.errors import UserError
 from experiments.main import main
-from experiments.mesh import make_mesh
-from experiments.metrics import open_metrics
-from experiments.restore import restore
-from experiments.setup import set_up
-from tests.experiments.runs import SMALL, records, refused, sessions, state, steps, train, use_convnet
+from experiments.measure.flatness.restore import restore
+from experiments.train import programs
+from experiments.train.checkpoint import open_checkpoints
+from experiments.train.config import CheckpointsConfig, DevicesConfig, TrainConfig
+from experiments.train.mesh import make_mesh
+from experiments.train.metrics import open_metrics
+from experiments.train.setup import set_up
+from tests.experiments.train.runs import SMALL, records, refused, sessions, state, steps, train, use_convnet
 
 AVERAGED = ("--learning-rate", "0.3", "--method", "plain")
 """With these the average starts with the third epoch of four."""

@@ -8,7 +8,7 @@ import pytest
 
 import gam_jax
 from gam_jax import flatness
-from tests.flatness.oracles import network, network_loss, quadratic
+from tests.gam_jax.flatness.oracles import network, network_loss, quadratic
 
 KEY = jax.random.key(0)
 ORDERS = [flatness.zeroth_order_flatness, flatness.first_order_flatness]

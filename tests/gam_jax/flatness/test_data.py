@@ -11,7 +11,7 @@ from jax.sharding import AxisType
 
 from gam_jax import flatness
 from gam_jax.flatness._krylov import Krylov
-from tests.flatness.oracles import dense_hessian, network, network_loss
+from tests.gam_jax.flatness.oracles import dense_hessian, network, network_loss
 
 KEY = jax.random.key(0)
 MEASURES = {

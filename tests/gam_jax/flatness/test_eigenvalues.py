@@ -9,13 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from gam_jax import flatness
-from tests.flatness.oracles import (
-    dense_hessian,
-    factorization,
-    factorization_sharpness,
-    network,
-    quadratic,
-)
+from tests.gam_jax.flatness.oracles import dense_hessian, factorization, factorization_sharpness, network, quadratic
 
 KEY = jax.random.key(0)
 

@@ -7,7 +7,7 @@ import pytest
 
 from gam_jax import flatness
 from gam_jax.flatness.minima import count_turns
-from tests.flatness.oracles import network, network_loss
+from tests.gam_jax.flatness.oracles import network, network_loss
 
 KEY = jax.random.key(0)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gam_jax import flatness
-from tests.flatness.oracles import dense_hessian, network, quadratic
+from tests.gam_jax.flatness.oracles import dense_hessian, network, quadratic
 
 KEY = jax.random.key(0)
 

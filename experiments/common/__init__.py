@@ -1,0 +1,1 @@
+"""What every room may use: errors, records on disk, provenance, progress, tables, pictures, compiled programs."""

@@ -1,0 +1,1 @@
+"""How flat trained networks are."""

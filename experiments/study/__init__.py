@@ -1,0 +1,1 @@
+"""Studies: methods compared on one task, each tuned with the same budget."""

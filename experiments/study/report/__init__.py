@@ -1,0 +1,1 @@
+"""What finished studies say, each and together."""
