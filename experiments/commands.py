@@ -17,20 +17,20 @@ from experiments.train.config import TrainConfig
 def run_compare(settings: CompareConfig, command: str) -> None:
     """Tunes and tests methods, and reports."""
     from experiments.common.progress import bars
-    from experiments.common.provenance import provenance
-    from experiments.common.store import open_store
+    from experiments.common.provenance import changes, provenance
     from experiments.study import compare
     from experiments.study.report.report import publish
     from experiments.study.report.study import study_of
     from experiments.study.report.tables import result_table
 
     compare.check(settings)
-    identity = {"config": settings.identity(), "made_with": provenance()}
-    with open_store(settings.workdir, identity) as store:
+    with compare.open_study(settings) as store:
         with bars() as bar:
             compare.compare(settings, store, bar, command)
-        study = study_of(settings, store.records, identity["made_with"])
+        study = study_of(settings, store.records, store.about["made_with"])
         written = publish(study)
+    if changed := changes(study.made_with, provenance()):
+        print(f"its runs were made with other versions than these: {changed}", file=sys.stderr)
     print(result_table(settings, study.summary))
     _print_written([*written, settings.workdir / "results.jsonl"])
 

@@ -34,6 +34,11 @@ def provenance() -> dict[str, str]:
     return {"gam_jax": gam_jax.__version__, **versions, "source": digest.hexdigest()[:12]}
 
 
+def changes(before: dict[str, str], now: dict[str, str]) -> str:
+    """What differs between two provenances, in words; empty if nothing does."""
+    return ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name])
+
+
 def _code(path: Path) -> str:
     """A Python file without its comments, docstrings and layout."""
     tree = _parse(path.read_text(encoding="utf-8"))

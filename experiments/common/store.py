@@ -5,7 +5,7 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ import numpy as np
 from experiments.common.errors import UserError, require
 
 Record = dict[str, Any]
-_KEY = ("kind", "noise", "method", "trial", "seed")
 
 
-def key(record: Mapping[str, Any], fields: Sequence[str] = _KEY) -> tuple[Any, ...]:
+def key(record: Mapping[str, Any], fields: Sequence[str]) -> tuple[Any, ...]:
     """What a record is about; the store holds at most one record for each."""
     return tuple(record.get(name) for name in fields)
 
@@ -25,10 +24,12 @@ def key(record: Mapping[str, Any], fields: Sequence[str] = _KEY) -> tuple[Any, .
 class Store:
     """The records of one run, a line of JSON each. Open it with :func:`open_store`."""
 
-    def __init__(self, descriptor: int, records: list[Record], fields: Sequence[str]):
+    def __init__(self, descriptor: int, records: list[Record], fields: Sequence[str], about: dict[str, Any]):
         self._descriptor = descriptor
         self._fields = fields
         self.records = records
+        self.about = about
+        """What ``config.json`` holds."""
         self._keys = {key(record, fields) for record in records}
 
     def __contains__(self, record: Mapping[str, Any]) -> bool:
@@ -48,7 +49,13 @@ class Store:
 
 @contextlib.contextmanager
 def open_store(
-    workdir: Path, identity: dict[str, Any], name: str = "results.jsonl", fields: Sequence[str] = _KEY
+    workdir: Path,
+    identity: dict[str, Any],
+    name: str,
+    fields: Sequence[str],
+    *,
+    about: dict[str, Any] | None = None,
+    complete: Callable[[Any], Any] = lambda identity: identity,
 ) -> Iterator[Store]:
     """Opens or creates the folder of a run, for one process at a time.
 
@@ -57,6 +64,8 @@ def open_store(
       identity: whatever decides the results, as JSON holds it; kept in ``config.json``.
       name: of the file in the folder.
       fields: of a record, that say what it is about.
+      about: what else a new folder keeps there; it may differ in an old one, see ``Store.about``.
+      complete: gives an identity of an older version the fields that came later.
 
     Raises:
       UserError: if the folder cannot be written, is in use, or holds results of another identity.
@@ -72,9 +81,9 @@ def open_store(
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{workdir} is in use by another process: choose another --workdir") from error
-        _check_identity(path, identity)
+        there = _claim(path, identity, about or {}, complete)
         _cut_unfinished_line(path)
-        yield Store(descriptor, read_records(path), fields)
+        yield Store(descriptor, read_records(path), fields, there)
     finally:
         os.close(descriptor)
 
@@ -86,16 +95,22 @@ def write_atomically(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _check_identity(results: Path, identity: dict[str, Any]) -> None:
+def _claim(
+    results: Path, identity: dict[str, Any], about: dict[str, Any], complete: Callable[[Any], Any]
+) -> dict[str, Any]:
+    """What ``config.json`` says; it is written where there is none, and refused where it has another identity."""
     path = results.with_name("config.json")
     if not path.exists():
         require(results.stat().st_size == 0, f"{results} has no config.json beside it: choose another --workdir")
         try:
-            write_json(path, identity)
+            write_json(path, identity | about)
         except OSError as error:
             raise UserError(f"cannot write results to --workdir {results.parent}: {error}") from error
-        return
-    refuse_other(results.parent, read_json(path), identity, "--workdir")
+        return identity | about
+    there = read_json(path)
+    known = {name: value for name, value in there.items() if name not in about} if isinstance(there, dict) else there
+    refuse_other(results.parent, complete(known), identity, "--workdir")
+    return there
 
 
 def write_json(path: Path, tree: Any) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from experiments.common.errors import require
 
@@ -50,18 +50,6 @@ class ModelConfig:
     """Probability of dropping the last residual branch; linearly less for the ones before it."""
     pretrained: Path | None = None
     """Start from the weights in this .safetensors file."""
-
-    @classmethod
-    def of(cls, fields: dict[str, Any]) -> "ModelConfig":
-        """The config with these fields, as JSON holds them."""
-        pretrained = fields["pretrained"]
-        return cls(
-            **{
-                **fields,
-                "hidden": tuple(fields["hidden"]),
-                "pretrained": None if pretrained is None else Path(pretrained),
-            }
-        )
 
     def __post_init__(self):
         require(math.isfinite(self.width) and self.width > 0, f"model.width must be a number > 0, got {self.width}")

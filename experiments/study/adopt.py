@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.common.errors import UserError, require
-from experiments.common.store import Record, Store, differences, key, read_json, read_records
+from experiments.common.store import Record, Store, differences, read_json, read_records
 from experiments.optim.recipes import recipe
 from experiments.study.config import CompareConfig
+from experiments.study.plan import key
 
 _MAY_DIFFER = frozenset(
     """

@@ -1,12 +1,12 @@
 """A study: a comparison of methods on one task, each tuned with the same budget."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments.common.errors import nearest, require, require_at_least, require_distinct, require_fraction
+from experiments.common.identity import from_json, to_json
 from experiments.data.config import SPLIT_PER_SEED, DataConfig
 from experiments.models.config import ModelConfig
 from experiments.optim.config import OptimConfig
@@ -156,25 +156,10 @@ class CompareConfig:
 
     def identity(self) -> dict[str, Any]:
         """Whatever decides the results, as JSON holds it: not where files lie, nor on how many cores it runs."""
-        fields = json.loads(json.dumps(dataclasses.asdict(self), default=str))
-        for name in ("workdir", "workers"):
-            del fields[name]
-        for name in ("folder", "workers"):
-            del fields["data"][name]
-        if self.tuned_in is not None:
-            fields["tuned_in"] = self.tuned_in.name
-        return fields
+        fields = to_json(self, ("workdir", "workers", "data.folder", "data.workers"))
+        return fields if self.tuned_in is None else fields | {"tuned_in": self.tuned_in.name}
 
     @classmethod
     def of(cls, workdir: Path, identity: dict[str, Any]) -> "CompareConfig":
         """The config with this identity, and for the rest the defaults."""
-        rebuilt: dict[str, Any] = {
-            "data": DataConfig(**identity["data"]),
-            "model": ModelConfig.of(identity["model"]),
-            "grid": GridConfig(**{name: tuple(values) for name, values in identity["grid"].items()}),
-        }
-        for name in ("methods", "noise", "measure", "rho"):
-            rebuilt[name] = tuple(identity[name])
-        if identity.get("tuned_in") is not None:
-            rebuilt["tuned_in"] = Path(identity["tuned_in"])
-        return cls(**{**identity, **rebuilt, "workdir": workdir})
+        return from_json(cls, {**identity, "workdir": workdir})

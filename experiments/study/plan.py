@@ -1,14 +1,23 @@
 """The runs of a study."""
 
 from collections.abc import Container, Iterable
+from typing import Any
 
+from experiments.common import store
 from experiments.common.store import Record, Store
 from experiments.optim.config import OptimConfig
 from experiments.study.config import CompareConfig
 from experiments.study.search import best_trial, from_base, num_trials, trials
 
+KEY = ("kind", "noise", "method", "trial", "seed")
+"""The fields that say which run of a study a record is about."""
 TUNING_SEED = 1000
 """The first seed of the tuning. The final runs use 0, 1, ..., so that no seed is both selected on and reported."""
+
+
+def key(record: Record) -> tuple[Any, ...]:
+    """Which run of a study a record is about."""
+    return store.key(record, KEY)
 
 
 def plan(config: CompareConfig) -> list[Record]:

@@ -1,13 +1,13 @@
 """One training run: data, network, optimizer, and everything around them."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from experiments.common.errors import require, require_at_least
+from experiments.common.identity import from_json, to_json
 from experiments.data.config import DataConfig
 from experiments.models.config import ModelConfig
 from experiments.optim.config import Averaging as Averaging
@@ -95,19 +95,9 @@ class TrainConfig:
 
     def identity(self) -> dict[str, Any]:
         """Whatever decides the results, as JSON holds it: not where files lie, nor where it is computed."""
-        fields = json.loads(json.dumps(dataclasses.asdict(self), default=str))
-        for name in ("workdir", "devices", "checkpoints"):
-            del fields[name]
-        for name in ("folder", "workers"):
-            del fields["data"][name]
-        return fields
+        return to_json(self, ("workdir", "devices", "checkpoints", "data.folder", "data.workers"))
 
     @classmethod
     def of(cls, workdir: Path, identity: dict[str, Any]) -> "TrainConfig":
         """The config with this identity, and for the rest the defaults."""
-        rebuilt: dict[str, Any] = {
-            "data": DataConfig(**identity["data"]),
-            "model": ModelConfig.of(identity["model"]),
-            "optim": OptimConfig(**identity["optim"]),
-        }
-        return cls(**{**identity, **rebuilt, "workdir": workdir})
+        return from_json(cls, {**identity, "workdir": workdir})

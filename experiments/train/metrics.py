@@ -13,7 +13,7 @@ from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttr
 
 import gam_jax
 from experiments.common.errors import UserError
-from experiments.common.provenance import provenance
+from experiments.common.provenance import changes, provenance
 from experiments.common.store import Record, Store, open_store
 from experiments.train.mesh import is_first
 
@@ -58,9 +58,9 @@ class Metrics:
         sessions = [record for record in self.records if record["kind"] == "session"]
         made_with = provenance()
         before = sessions[-1]["made_with"] if sessions else made_with
-        changed = [f"{k} {before.get(k)} -> {v}" for k, v in made_with.items() if before.get(k) != v]
+        changed = changes(before, made_with)
         if changed:
-            say(f"going on with other versions than before: {', '.join(changed)}")
+            say(f"going on with other versions than before: {changed}")
         self.write({"kind": "session", "step": step, "session": len(sessions), "made_with": made_with} | session)
 
     def best_epoch(self, score: str) -> Record:

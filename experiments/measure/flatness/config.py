@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common.errors import require, require_at_least, require_distinct
+from experiments.common.identity import to_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,7 @@ class MeasureConfig:
 
     def identity(self) -> dict[str, Any]:
         """Whatever decides the numbers of one checkpoint, as JSON holds it."""
-        fields = dataclasses.asdict(self)
-        return {name: value for name, value in fields.items() if name not in ("checkpoint", "output")}
+        return to_json(self, ("checkpoint", "output"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from experiments.common.errors import require
-from experiments.common.store import Record, key, read_json, read_records
+from experiments.common.store import Record, read_json, read_records
 from experiments.study.config import CompareConfig
-from experiments.study.plan import plan
+from experiments.study.plan import key, plan
 from experiments.study.report.statistics import (
     Estimate,
     Row,

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from experiments.common.errors import UserError
-from experiments.common.store import key
 from experiments.configs import load
 from experiments.main import main
 from experiments.optim.config import OptimConfig
 from experiments.optim.methods import METHODS
 from experiments.study import compare, pool, search
 from experiments.study.job import Wanted, make_job
+from experiments.study.plan import key
 from experiments.study.pool import cores, open_pool
 from experiments.study.report.statistics import Estimate, difference, summarize
 from experiments.study.report.tables import chosen_table, edges, result_table
@@ -189,7 +189,8 @@ def test_a_finished_run_prints_the_same_at_once(finished, capsys, monkeypatch):
 
 DIE = """
 import os, signal, sys
-from experiments import main, store
+from experiments import main
+from experiments.common import store
 write, left = os.write, int(sys.argv[2])
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests themselves run in the background
 

@@ -4,18 +4,21 @@ import contextlib
 import csv
 import dataclasses
 import json
+import shlex
 import shutil
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from experiments import study_figures
 from experiments.common.errors import UserError
-from experiments.common.store import key, read_records
+from experiments.common.store import read_records
 from experiments.configs import load
 from experiments.main import main
 from experiments.study import compare, pool, search
+from experiments.study.config import CompareConfig
+from experiments.study.plan import key
 from experiments.study.report import evidence
 from experiments.study.report import figures as picture
 from experiments.study.report.evidence import choice_table
@@ -24,6 +27,7 @@ from experiments.study.report.statistics import OUTCOMES, Estimate, Sample, summ
 from experiments.study.report.study import Study, read_study, tasks
 from experiments.study.report.tables import domain_table, grid_table
 
+ROOT = Path(__file__).parents[3]
 STAGED = [
     *(
         "compare",
@@ -85,7 +89,7 @@ def test_the_others_wait_for_the_first_method():
     plan = compare.plan(config)
     first = [task for task in plan if task["kind"] == "tune" and task["method"] == "plain" and task["noise"] == 0.3]
     trial = next(task for task in plan if task["kind"] == "tune" and task["method"] == "sam" and task["noise"] == 0.3)
-    assert compare.is_ready(config, trial, first) and not compare._is_ready(config, trial, first[1:])
+    assert compare.is_ready(config, trial, first) and not compare.is_ready(config, trial, first[1:])
     assert all(compare.is_ready(config, task, []) for task in first)
     assert [search.num_trials(config, name) for name in config.methods] == [25, 2, 2, 2]
     with pytest.raises(UserError, match="base_first needs plain first, got 'sam'"):
@@ -141,6 +145,57 @@ def test_a_report_is_made_anew_from_the_records_alone(finished, tmp_path, capsys
     ]
     assert (output / "gains.png").exists() and not (output / "prediction.png").exists()
     assert "| first, 30% wrong labels | 2     | SGD " in (output / "evidence.md").read_text()
+
+
+SHIPPED = sorted((ROOT / "experiments" / "results" / "studies").iterdir())
+
+
+def test_shipped_studies_are_those_of_today():
+    """Whatever fields came later, and whatever methods and recipes."""
+    assert len(SHIPPED) >= 14
+    for folder in SHIPPED:
+        there = CompareConfig.of(folder, json.loads((folder / "config.json").read_text())["config"])
+        here = dataclasses.replace(load(folder.name), workdir=folder, tuned_in=there.tuned_in)
+        assert (there, there.identity()) == (here, here.identity())
+
+
+def reported_again(folder, tmp_path, monkeypatch):
+    """The report of a shipped study, by its own command on a copy of its records, and what was said."""
+    monkeypatch.setattr(compare, "open_pool", lambda *_: pytest.fail("trained again"))
+    for name in ("config.json", "results.jsonl"):
+        shutil.copy(folder / name, tmp_path)
+    session = next(record for record in read_records(folder / "results.jsonl") if record["kind"] == "session")
+    arguments = shlex.split(session["command"])[3:]
+    arguments[arguments.index("--workdir") + 1] = str(tmp_path)
+    assert main(arguments) == 0
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [pytest.param(f, id=f.name, marks=() if f.name == "pacs" else pytest.mark.slow) for f in SHIPPED],
+)
+def test_a_shipped_study_reports_again_from_its_own_command(folder, tmp_path, monkeypatch, capsys):
+    """Byte for byte, with no run and without its data, though other code made it; and says so."""
+    reported_again(folder, tmp_path, monkeypatch)
+    assert "its runs were made with other versions than these: " in capsys.readouterr().err
+    texts = ["config.json", "report.md", "results.csv", "results.jsonl"]
+    assert {name: (tmp_path / name).read_bytes() == (folder / name).read_bytes() for name in texts} == dict.fromkeys(
+        texts, True
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in folder.iterdir()}
+
+
+def test_an_unfinished_study_of_other_code_does_not_go_on(finished, tmp_path, capsys):
+    """Runs of different code are not compared with each other."""
+    identity = json.loads((finished / "config.json").read_text())
+    identity["made_with"]["source"] = "older"
+    (tmp_path / "config.json").write_text(json.dumps(identity))
+    before = b"".join((finished / "results.jsonl").read_bytes().splitlines(keepends=True)[:-1])
+    (tmp_path / "results.jsonl").write_bytes(before)
+    command = [*STAGED, "--methods", "plain", "sam", "gam_skip_2", "swad", "--workdir", str(tmp_path)]
+    assert main(command) == 2
+    assert "made_with.source: older there, " in capsys.readouterr().err
+    assert (tmp_path / "results.jsonl").read_bytes() == before
 
 
 def test_an_unfinished_study_is_refused(finished, tmp_path):
@@ -264,8 +319,8 @@ def test_shares_of_gams_steps_are_in_their_order():
 
 
 def test_every_measure_is_seen_in_the_picture_at_half_time_and_at_the_end(monkeypatch):
-    monkeypatch.setattr(study_figures, "save", lambda figure, path: figure)
-    figure = study_figures.draw_flatness(*synthetic(gam=4.0)[:2])
+    monkeypatch.setattr(picture, "save", lambda figure, path: figure)
+    figure = picture.draw_flatness(*synthetic(gam=4.0)[:2])
     figure.canvas.draw()
     assert [axis.get_title() for axis in figure.axes] == ["R0 at 0.1", "R1 at 0.1", "top eigenvalue", "trace"]
     for axis in figure.axes:
