@@ -6,13 +6,14 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import tyro
 
 from experiments import commands
 from experiments.common.errors import Stopped, UserError
 from experiments.configs import TRAIN_NAMES, CompareName, load, load_train
+from experiments.configs.studies import STUDIES
 from experiments.data.config import DataName
 from experiments.measure.cost.config import AotConfig, BenchmarkConfig
 from experiments.measure.flatness.config import FlatnessConfig, LandscapeConfig
@@ -20,12 +21,7 @@ from experiments.optim.methods import METHODS, Method
 from experiments.study.config import CompareConfig
 from experiments.train.config import TrainConfig
 
-_NAMES_HELP = (
-    "name of a config in experiments/configs; its values are the defaults below: digits, fashion_mnist, "
-    "{cifar10,cifar100}_{resnet18,resnet101,wrn28_2,wrn28_10,pyramidnet110,resnext,vit}, "
-    "imagenet_{resnet50,resnet101,vit_s32,vit_b32}, "
-    "transfer_{cars,cifar10,cifar100,pets,food101}_{efficientnet_b0,swin_t}"
-)
+_NAMES_HELP = f"name of a config in experiments/configs; its values are the defaults below: {', '.join(TRAIN_NAMES)}"
 Job = Callable[[str], None]
 """What a command line asks for; takes the command itself, for the record."""
 
@@ -38,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     named, method = _read_ahead(arguments)
-    comparison, run = load(_known(named, get_args(CompareName))), load_train(_known(named, TRAIN_NAMES), method)
+    comparison, run = load(_known(named, tuple(STUDIES))), load_train(_known(named, TRAIN_NAMES), method)
     compilation = AotConfig(config=_known(named, TRAIN_NAMES), model=run.model, batch_size=run.batch_size)
 
     def compare(
@@ -191,7 +187,7 @@ def _read_ahead(arguments: Sequence[str]) -> tuple[str | None, Method]:
     parser.add_argument("--config", nargs="?")
     parser.add_argument("--method", nargs="?")
     found = parser.parse_known_args(arguments)[0]
-    return found.config, cast(Method, found.method) if found.method in METHODS else "gam"
+    return found.config, found.method if found.method in METHODS else "gam"
 
 
 def _known(name: str | None, known: tuple[str, ...]) -> str:

@@ -11,15 +11,32 @@ from typing import Any
 
 from experiments.data.config import DataConfig
 from experiments.models.config import ModelConfig
-from experiments.optim.methods import METHODS, Method
-from experiments.optim.recipes import RECIPES
+from experiments.optim.methods import Method
 from experiments.study.config import CompareConfig, GridConfig
 
 _PAPER: tuple[Method, ...] = ("plain", "sam", "gam", "sam+gam", "accelerated_gam")
 """The base optimizer, and what the paper compares with it."""
+_FAMILY = (*_PAPER, "asam", "gsam", "gradient_norm_penalty", "c_flat", "fad")
+"""With the neighbours, as the first studies compared them; a method that comes later disturbs none of them."""
+_RECIPES = (
+    *("gam_skip_2", "gam_skip_5", "gam_skip_10", "gam_skip_20", "gam_hold_5", "gam_hold_10", "gam_hold_20"),
+    *("gam_hold_5_bounded", "gam_hold_10_bounded", "gam_rough_ascent"),
+    *("gam_fifth_of_batch", "gam_fifth_hold_2", "gam_fifth_hold_4", "sam_hold_2", "sam_hold_5"),
+)
 _FLATNESS = ("eigenvalues", "trace", "flatness")
 _QUICK: dict[str, Any] = {"measure": ("eigenvalues", "flatness"), "measure_examples": 128, "k": 1, "ascent_steps": 5}
 """Measurements that take less time than the training, for larger networks."""
+
+STUDIES: dict[str, CompareConfig] = {}
+"""Every study by name, which is also that of its folder in ``runs``."""
+
+
+def _study(name: str, like: CompareConfig | None = None, **fields: Any) -> CompareConfig:
+    """A new study, if so told like another one but for these fields."""
+    fields["workdir"] = Path("runs", name)
+    STUDIES[name] = CompareConfig(**fields) if like is None else dataclasses.replace(like, **fields)
+    return STUDIES[name]
+
 
 _RADII = GridConfig(
     learning_rate=(0.01, 0.02, 0.05, 0.1, 0.2),
@@ -35,8 +52,8 @@ _RADII = GridConfig(
 wrong labels, and the comparison would be unfair. In the demonstration SGD tries every point of its part of the grid;
 with wrong labels it chooses the largest learning rate, and was seen to prefer it to 0.5 as well."""
 
-_digits = CompareConfig(
-    workdir=Path("runs/digits"),
+_digits = _study(
+    "digits",
     data=DataConfig(name="digits", validation=0.6, train_size=400, augment="none"),
     model=ModelConfig(name="mlp"),
     grid=_RADII,
@@ -52,9 +69,9 @@ _digits = CompareConfig(
 """The demonstration. 400 training images are few, so that the effect of the method is large and a run takes a fraction
 of a second: 160 s in all on 2 busy CPU cores."""
 
-_digits_mlp = dataclasses.replace(
+_digits_mlp = _study(
+    "digits_mlp",
     _digits,
-    workdir=Path("runs/digits_mlp"),
     methods=_PAPER,
     noise=(0.0, 0.2, 0.4, 0.6),
     seeds=20,
@@ -76,9 +93,9 @@ _OWN = GridConfig(
 )
 """For studies with ``base_first``: with nine trials SAM and GAM try all of it."""
 
-_digits_cnn = dataclasses.replace(
+_digits_cnn = _study(
+    "digits_cnn",
     _digits_mlp,
-    workdir=Path("runs/digits_cnn"),
     model=ModelConfig(name="resnet20", depth=1, width=0.5),
     grid=dataclasses.replace(_OWN, weight_decay=(5e-4, 5e-3, 2e-2, 5e-2, 0.1)),
     base_first=True,
@@ -95,29 +112,29 @@ _digits_cnn = dataclasses.replace(
 decay, 0.02, where labels are wrong, and GAM the largest product of radius and weight: SGD's grid was widened and GAM's
 tried whole."""
 
-_digits_cnn_jointly = dataclasses.replace(
+_digits_cnn_jointly = _study(
+    "digits_cnn_jointly",
     _digits_cnn,
-    workdir=Path("runs/digits_cnn_jointly"),
     base_first=False,
     trials=20,
     measure=(),
 )
 """The same, every method with a learning rate and a weight decay of its own: is it fair to tune the base first?"""
 
-_digits_family = dataclasses.replace(
+_digits_family = _study(
+    "digits_family",
     _digits,
-    workdir=Path("runs/digits_family"),
-    methods=(*METHODS, "swad"),
+    methods=(*_FAMILY, "swad"),
     noise=(0.0, 0.4),
     grid=dataclasses.replace(_RADII, sam_rho=(0.05, 0.1, 0.2, 0.5, 1.0)),
     seeds=20,
 )
 """All ten methods and SWAD; ASAM's radius is of another scale."""
 
-_digits_recipes = dataclasses.replace(
+_digits_recipes = _study(
+    "digits_recipes",
     _digits,
-    workdir=Path("runs/digits_recipes"),
-    methods=(*_PAPER, *(name for name in RECIPES if name != "swad")),
+    methods=(*_PAPER, *_RECIPES),
     noise=(0.3,),
     grid=dataclasses.replace(_RADII, gam_alpha=(0.2, 0.5, 1.0, 2.0, 5.0)),
     seeds=20,
@@ -126,8 +143,8 @@ _digits_recipes = dataclasses.replace(
 """Cheaper ways to take GAM's and SAM's steps, at 30 % wrong labels. Larger weights are in the grid than for the
 demonstration, as a term that acts less often may need more."""
 
-_fashion_mnist_resnet = CompareConfig(
-    workdir=Path("runs/fashion_mnist_resnet"),
+_fashion_mnist_resnet = _study(
+    "fashion_mnist_resnet",
     data=DataConfig(name="fashion_mnist", train_size=5400, image_size=14, augment="none"),
     model=ModelConfig(name="resnet20", depth=1, width=0.5),
     grid=dataclasses.replace(
@@ -140,7 +157,7 @@ _fashion_mnist_resnet = CompareConfig(
     base_first=True,
     epochs=10,
     batch_size=64,
-    methods=(*METHODS, "swad"),
+    methods=(*_FAMILY, "swad"),
     trials=6,
     tuning_seeds=1,
     seeds=5,
@@ -156,9 +173,9 @@ _fashion_mnist_resnet = CompareConfig(
 ResNet-8 of 19,000 parameters; all ten methods and SWAD. It was run first, with six trials; GAM's preferred the
 smallest radius and weight."""
 
-_fashion_mnist_resnet_full = dataclasses.replace(
+_fashion_mnist_resnet_full = _study(
+    "fashion_mnist_resnet_full",
     _fashion_mnist_resnet,
-    workdir=Path("runs/fashion_mnist_resnet_full"),
     data=dataclasses.replace(_fashion_mnist_resnet.data, train_size=None),
     epochs=1,
     methods=_PAPER,
@@ -167,18 +184,18 @@ _fashion_mnist_resnet_full = dataclasses.replace(
 )
 """As many steps on all of the images, each seen once, with the hyper-parameters that were chosen on 10 % of them."""
 
-_fashion_mnist_resnet_noise = dataclasses.replace(
+_fashion_mnist_resnet_noise = _study(
+    "fashion_mnist_resnet_noise",
     _fashion_mnist_resnet,
-    workdir=Path("runs/fashion_mnist_resnet_noise"),
     noise=(0.4,),
     methods=("plain", "sam", "gam", "accelerated_gam"),
     measure=(),
 )
 """With wrong labels, where the methods gain most on the digits: on other images as well? Without the dearest."""
 
-_fashion_mnist_recipes = dataclasses.replace(
+_fashion_mnist_recipes = _study(
+    "fashion_mnist_recipes",
     _fashion_mnist_resnet,
-    workdir=Path("runs/fashion_mnist_recipes"),
     methods=(
         *("plain", "sam", "gam", "accelerated_gam", "gam_skip_2", "gam_skip_5", "gam_skip_10", "gam_skip_20"),
         *("gam_hold_5_bounded", "gam_hold_10_bounded", "gam_fifth_of_batch", "sam_hold_2"),
@@ -188,9 +205,9 @@ _fashion_mnist_recipes = dataclasses.replace(
 )
 """Cheaper steps, put in the place of GAM's and SAM's with their hyper-parameters."""
 
-_fashion_mnist_vit = dataclasses.replace(
+_fashion_mnist_vit = _study(
+    "fashion_mnist_vit",
     _fashion_mnist_resnet,
-    workdir=Path("runs/fashion_mnist_vit"),
     data=dataclasses.replace(_fashion_mnist_resnet.data, image_size=16),
     model=ModelConfig(name="vit", depth=3, width=0.25),
     base="adamw",
@@ -207,9 +224,9 @@ _fashion_mnist_vit = dataclasses.replace(
 """The same with a ViT of 87,000 parameters (3 layers, 17 tokens) and AdamW. With six trials SAM and GAM try all of
 their grids."""
 
-_fashion_mnist_vit_jointly = dataclasses.replace(
+_fashion_mnist_vit_jointly = _study(
+    "fashion_mnist_vit_jointly",
     _fashion_mnist_vit,
-    workdir=Path("runs/fashion_mnist_vit_jointly"),
     model=dataclasses.replace(_fashion_mnist_vit.model, unroll=True),
     base_first=False,
     grid=dataclasses.replace(
@@ -222,9 +239,9 @@ _fashion_mnist_vit_jointly = dataclasses.replace(
 rate, and SAM and GAM did worse with it on validation images than AdamW with a smaller one; what was worst there for
 AdamW (3e-4) and for SAM (0.2 and 0.5) is left out. Layers written out, for which GAM takes a third less time."""
 
-_fashion_mnist_vit_full = dataclasses.replace(
+_fashion_mnist_vit_full = _study(
+    "fashion_mnist_vit_full",
     _fashion_mnist_vit_jointly,
-    workdir=Path("runs/fashion_mnist_vit_full"),
     data=dataclasses.replace(_fashion_mnist_vit.data, train_size=None),
     epochs=1,
     measure=(),
@@ -232,9 +249,9 @@ _fashion_mnist_vit_full = dataclasses.replace(
 )
 """As many steps on all of the images, each seen once."""
 
-_cifar10_resnet = dataclasses.replace(
+_cifar10_resnet = _study(
+    "cifar10_resnet",
     _fashion_mnist_resnet,
-    workdir=Path("runs/cifar10_resnet"),
     data=DataConfig(name="cifar10", train_size=4500, image_size=16, augment="none"),
     model=ModelConfig(name="resnet20", depth=1, width=2.0),
     grid=dataclasses.replace(_fashion_mnist_resnet.grid, gam_rho=(0.05, 0.2), gam_alpha=(0.1, 0.3, 1.0)),
@@ -245,9 +262,9 @@ _cifar10_resnet = dataclasses.replace(
 """10 % of the training images that are left when the validation images are set aside, at half their resolution; a
 ResNet-8 of 298,000 parameters. What it costs, an hour and a half on 2 cores, decides how few epochs it has."""
 
-_pacs = dataclasses.replace(
+_pacs = _study(
+    "pacs",
     _fashion_mnist_resnet,
-    workdir=Path("runs/pacs"),
     data=DataConfig(name="pacs", validation=0.2, image_size=16, augment="none"),
     grid=dataclasses.replace(
         _OWN,
@@ -265,25 +282,3 @@ _pacs = dataclasses.replace(
 )
 """Domain generalization: of four domains each seed holds another one out. 672 training images of a quarter of their
 resolution, from random weights."""
-
-STUDIES = {
-    study.workdir.name: study
-    for study in (
-        _digits,
-        _digits_mlp,
-        _digits_cnn,
-        _digits_cnn_jointly,
-        _digits_family,
-        _digits_recipes,
-        _fashion_mnist_resnet,
-        _fashion_mnist_resnet_full,
-        _fashion_mnist_resnet_noise,
-        _fashion_mnist_recipes,
-        _fashion_mnist_vit,
-        _fashion_mnist_vit_jointly,
-        _fashion_mnist_vit_full,
-        _cifar10_resnet,
-        _pacs,
-    )
-}
-"""Every study by name, which is also that of its folder in ``runs``."""

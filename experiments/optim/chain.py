@@ -63,10 +63,10 @@ def _links(
     config: OptimConfig, loss_fn: Callable[..., Any], radius: Callable[[Any], Any], options: dict[str, Any]
 ) -> dict[str, optax.GradientTransformationExtraArgs]:
     """What comes before the base optimizer, by name."""
-    tuned = config.tuned()
-    numbers = {name: radius(value) if name.endswith("rho") else value for name, value in tuned.items()}
-    links = {}
-    for name, link in METHODS[config.method].links.items():
+    method, links = METHODS[config.method], {}
+    values = {name: getattr(config, name) for name in method.own}
+    numbers = {name: radius(value) if name.endswith("rho") else value for name, value in values.items()}
+    for name, link in method.links.items():
         loss, more = loss_fn, {}
         if name == "gam":
             loss, more = _on_every_nth(config.curvature_share, loss_fn), {"ascent_hvp": config.ascent_hvp}
