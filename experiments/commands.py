@@ -1,9 +1,12 @@
 """What the commands of the command line do: each runs, prints its result and says what it has written."""
 
+import itertools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from experiments.common.errors import UserError
 from experiments.data.config import DataName
 from experiments.measure.cost.config import AotConfig, BenchmarkConfig
 from experiments.measure.flatness.config import MeasureConfig
@@ -46,6 +49,34 @@ def run_report(studies: Sequence[Path], output: Path, command: str) -> None:
     written = [path for study in found for path in publish(study)]
     pictures = evidence_figures.draw(found, output)
     _print_written([*written, *pictures, evidence.write(found, output, pictures, command)])
+
+
+def run_tables(pages: Sequence[Path], check: bool) -> None:
+    """Writes the tables of results into pages, or says which differ from their records."""
+    from experiments.common.markdown import filled
+    from experiments.common.store import write_atomically
+    from experiments.configs import tables
+
+    differing = []
+    for path in pages or tables.pages():
+        page = os.path.relpath(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot read {page}: {error}") from error
+        outdated = tables.outdated(text, page)
+        for block, expected in outdated.items():
+            old, new = next(pair for pair in itertools.zip_longest(block.content, expected) if pair[0] != pair[1])
+            where = f"{page}, line {block.first}: table {block.name!r}"
+            differing.append(f"{where} differs from its records, first here:\n  {old}\nexpected:\n  {new}")
+            if not check:
+                print(f"{where} changed")
+        if outdated and not check:
+            write_atomically(path, filled(text, outdated))
+    if not differing:
+        print("all tables are what their records say")
+    elif check:
+        raise UserError("\n".join([*differing, "python -m experiments.main tables writes them"]))
 
 
 def run_train(settings: TrainConfig, command: str) -> None:

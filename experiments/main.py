@@ -66,6 +66,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         """
         return functools.partial(commands.run_report, studies, output)
 
+    def tables(pages: tuple[Path, ...] = (), check: bool = False) -> Job:
+        """Write the tables of results in Markdown files anew, from the records in experiments/results.
+
+        Each stands between the lines <!-- table: NAME --> and <!-- end of table -->; the names are in
+        experiments/configs/tables.py. Prints which have changed.
+
+        Args:
+          pages: the files; if none are given, README.md, experiments/README.md and those in docs.
+          check: write nothing; a table that differs from its records is an error (status 2).
+        """
+        return lambda command: commands.run_tables(pages, check)
+
     def train(
         config: Annotated[str, tyro.conf.arg(metavar="NAME", help=_NAMES_HELP)],
         settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = run,
@@ -154,6 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     subcommands: dict[str, Callable[..., Job]] = {
         "compare": compare,
         "report": report,
+        "tables": tables,
         "train": train,
         "prepare": prepare,
         "flatness": flatness,

@@ -90,6 +90,20 @@ def table(results: Record, network: str) -> str:
     return markdown([*header, "temporary memory", "state, bytes", "compile time"], lines)
 
 
+def step_table(results: Sequence[Record]) -> str:
+    """The steps on which a method acts; the networks of several benchmarks side by side."""
+    records = [record for result in results for record in result["records"]]
+    networks = list(dict.fromkeys(record["network"] for record in records))
+    header, lines = ["step"], {}
+    for place, network in enumerate(networks):
+        header += [f"{network}: time", "FLOPs", "memory"]
+        for row in _every_step(rows(records, network)):
+            line = lines.setdefault(_LIBRARIES[row.library] + row.name, [""] * 3 * len(networks))
+            memory = "" if row.memory is None else f"{row.memory:.2f}"
+            line[3 * place : 3 * place + 3] = _spread(row.times.get("acting")), f"{row.flops['acting']:.2f}", memory
+    return markdown(header, [[name, *cells] for name, cells in lines.items()])
+
+
 def _spread(found: Ratio | None) -> str:
     return "" if found is None else f"{found.median:.2f} ({found.low:.2f} to {found.high:.2f})"
 

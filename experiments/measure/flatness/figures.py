@@ -51,9 +51,14 @@ def _run(result: Result) -> str:
 
 def flatness_tables(results: Sequence[Result]) -> str:
     """The measured numbers, aligned for a terminal and valid Markdown at once."""
+    return point_table(results) + "\n\n" + radius_table(results)
+
+
+def point_table(results: Sequence[Result]) -> str:
+    """A row for each run: what was measured at its parameters, and close to them."""
     header = ["run", "training loss", "training accuracy %", "test accuracy %", "gradient norm"]
     header += ["parameter norm", "top eigenvalue", "trace", "local minima"]
-    rows, columns = [], []
+    rows = []
     for look, result in zip(looks(results), results, strict=True):
         measured = result["measured"]
         point, trace, turns = measured["point"], measured["trace"], measured["local_minima"]
@@ -70,11 +75,18 @@ def flatness_tables(results: Sequence[Result]) -> str:
                 f"{turns['mean_minima']:.2f} ± {turns['minima_standard_error']:.2f}",
             ]
         )
+    return markdown(header, rows)
+
+
+def radius_table(results: Sequence[Result]) -> str:
+    """A row for each radius: R0 and R1 of every run."""
+    columns = []
+    for look, result in zip(looks(results), results, strict=True):
         for kind in _KINDS:
             columns.append([f"{kind} {look.label}", *(f"{m['value']:.4f}" for m in _curve(result, kind))])
     radii = [f"{m['rho']:g}" for m in _curve(results[0], "R0")]
     by_radius = list(zip(["ρ", *radii], *sorted(columns, key=lambda column: column[0][:2]), strict=True))
-    return markdown(header, rows) + "\n\n" + markdown(by_radius[0], by_radius[1:])
+    return markdown(by_radius[0], by_radius[1:])
 
 
 def landscape_table(results: Sequence[Result]) -> str:

@@ -1,17 +1,17 @@
 """What several studies say together: one report, made from all of their runs."""
 
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.common.markdown import markdown
-from experiments.common.store import Record, write_atomically
+from experiments.common.store import write_atomically
 from experiments.optim.methods import METHODS, Method
 from experiments.optim.recipes import RECIPES, label, recipe
+from experiments.study.report.choices import choice_table
 from experiments.study.report.statistics import OUTCOMES, Estimate, Sample, difference, plus_minus, pool, signed, values
 from experiments.study.report.study import Study, Task, hours, made_here, measures, tasks
 
@@ -76,23 +76,38 @@ def _gain(study: Study, noise: float, method: str) -> str:
     return (f"**{text}**" if row.gain.estimate.is_clear else text) + diverged
 
 
+class Count(NamedTuple):
+    """On how many tasks one method is better than another one, and by how much in the mean over tasks."""
+
+    tasks: int
+    better: int
+    clearly_better: int
+    clearly_worse: int
+    mean: Estimate
+
+
+def count(wanted: Sequence[Task], method: str, other: str) -> Count:
+    """Over the tasks that have both; runs that studies share, the same to the last digit, count once."""
+    found = dict.fromkeys(
+        difference(study.records, noise, method, other).estimate
+        for study, noise in wanted
+        if {method, other} <= {*study.config.methods}
+    )
+    clear = [one.mean for one in found if one.is_clear]
+    better = sum(mean > 0 for mean in clear)
+    means = np.array([one.mean for one in found])
+    return Count(len(found), int(np.sum(means > 0)), better, len(clear) - better, Estimate.of(means))
+
+
 def claim_table(wanted: Sequence[Task]) -> str:
     """How often one method is better than another one."""
     rows = []
     for method, other in _CLAIMS:
-        found = dict.fromkeys(  # runs that studies share, the same to the last digit, count once
-            difference(study.records, noise, method, other).estimate
-            for study, noise in wanted
-            if {method, other} <= {*study.config.methods}
-        )
-        if not found:
+        found = count(wanted, method, other)
+        if found.tasks == 0:
             continue
-        clear = [one.mean for one in found if one.is_clear]
-        better = sum(mean > 0 for mean in clear)
-        means = np.array([one.mean for one in found])
-        counts = [len(found), int(np.sum(means > 0)), better, len(clear) - better]
         names = f"{label(method, 'sgd')} - {'base' if other == 'plain' else label(other, 'sgd')}"
-        rows.append([names, *map(str, counts), signed(Estimate.of(means))])
+        rows.append([names, *map(str, found[:-1]), signed(found.mean)])
     return markdown(["methods", "tasks", "better", "clearly better", "clearly worse", "mean over tasks"], rows)
 
 
@@ -114,18 +129,28 @@ def flatness_table(wanted: Sequence[Task]) -> str:
     for name in PAPER:
         cells = []
         for measure in _MEASURES:
-            found = np.array(
-                [
-                    study.mean(noise, name, measure) / study.mean(noise, study.config.methods[0], measure)
-                    for study, noise in wanted
-                    if name in study.config.methods
-                ]
-            )
-            found = found[found > 0]
+            found = ratios(wanted, name, "plain", measure)
             flatter = f"({np.sum(found < 1)} of {len(found)})"
-            cells.append(f"{np.exp(np.log(found).mean()):.2f} {flatter}" if len(found) > 0 else "")
+            cells.append(f"{geometric_mean(found):.2f} {flatter}" if len(found) > 0 else "")
         rows.append([label(name, "sgd"), *cells])
     return markdown(["method", *_MEASURES], rows)
+
+
+def ratios(wanted: Sequence[Task], method: str, other: str, measure: str) -> np.ndarray:
+    """How flat a method's networks are, relative to those of another one, on each task that has both."""
+    found = np.array(
+        [
+            study.mean(noise, method, measure) / study.mean(noise, other, measure)
+            for study, noise in wanted
+            if {method, other} <= {*study.config.methods}
+        ]
+    )
+    return found[found > 0]
+
+
+def geometric_mean(ratios: np.ndarray) -> float:
+    """What several ratios have in common."""
+    return float(np.exp(np.log(ratios).mean()))
 
 
 def _prediction(studies: Sequence[Study]) -> list[str]:
@@ -234,48 +259,3 @@ def _sources(studies: Sequence[Study]) -> list[str]:
         markdown(["study", "runs", "core hours", "made with"], rows),
         "",
     ]
-
-
-def choice_table(wanted: Sequence[Task], method: str, *names: str) -> str:
-    """A row for each task: validation accuracy of the best trial with each value, relative to the best of all trials.
-
-    The value is that of a hyper-parameter, or the product of several.
-    In brackets how many trials had the value. Beside them the top Hessian eigenvalue of the base optimizer's networks.
-    """
-    own = [task for task in wanted if method in task.study.config.methods and task.study.config.tuned_in is None]
-    found = [(task, _by_value(task, method, names)) for task in own]
-    columns = sorted({value for _, scores in found for value in scores})
-    rows = []
-    for task, scores in found:
-        best = max(max(accuracies) for accuracies in scores.values())
-        cells = [_cell(scores[value], best) if value in scores else "" for value in columns]
-        rows.append([task.label, *cells, _sharpness(task)])
-    return markdown(
-        [f"{label(method, 'sgd')}: {' x '.join(names)}", *(f"{value:g}" for value in columns), "top eigenvalue"], rows
-    )
-
-
-def _by_value(task: Task, method: str, names: Sequence[str]) -> dict[float, list[float]]:
-    """Mean validation accuracy in percent of every trial, by the value; 0 if it diverged."""
-    study, noise = task
-    trials: dict[int, list[Record]] = {}
-    for record in study.records:
-        if (record["kind"], record.get("noise"), record.get("method")) == ("tune", noise, method):
-            trials.setdefault(record["trial"], []).append(record)
-    scores: dict[float, list[float]] = {}
-    for runs in trials.values():
-        accuracy = float(np.mean([100 * (run["validation_accuracy"] or 0.0) for run in runs]))
-        value = math.prod(runs[0]["hyperparameters"][name] for name in names)
-        scores.setdefault(round(value, 6), []).append(accuracy)
-    return scores
-
-
-def _cell(accuracies: Sequence[float], best: float) -> str:
-    behind = max(accuracies) - best
-    text = f"{behind:.1f}".replace("-0.0", "0.0")
-    return (f"**{text}**" if behind == 0 else text) + f" ({len(accuracies)})"
-
-
-def _sharpness(task: Task) -> str:
-    mean = task.study.mean(task.noise, task.study.config.methods[0], "top eigenvalue")
-    return "" if math.isnan(mean) else f"{mean:.1f}"

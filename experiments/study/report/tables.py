@@ -2,15 +2,16 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
-from typing import Literal
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from experiments.common.markdown import markdown
 from experiments.common.store import Record
 from experiments.data import DATA_SETS
-from experiments.optim.recipes import hyperparameters, label
+from experiments.optim.recipes import hyperparameters, label, recipe
 from experiments.study.config import CompareConfig
 from experiments.study.report.statistics import (
     OUTCOMES,
@@ -51,6 +52,25 @@ def result_table(config: CompareConfig, summary: Sequence[Row]) -> str:
         cells += [plus_minus(row.top_eigenvalue, 2)] if row.top_eigenvalue else []
         rows.append([*cells, f"{row.time_ratio:.1f} x", f"{row.flop_ratio:.2f} x"])
     return markdown([*header, "step time", "step FLOPs"], rows)
+
+
+def saving_table(config: CompareConfig, summary: Sequence[Row]) -> str:
+    """What each way to take a step costs, and what it gains; the options as a user of the library writes them."""
+    base, *others = summary
+    rows = []
+    for row in others:
+        options = _options(recipe(row.method).options)
+        rows.append([label(row.method, config.base), options, f"{row.flop_ratio:.2f}", signed(row.gain.estimate)])
+    name = f"{label(base.method, config.base)} ({plus_minus(base.test_accuracy, 2)})"
+    return markdown(["step", "options", "step FLOPs", f"gain in test accuracy over {name}"], rows)
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    """Those that are not the default, as code."""
+    said = {"curvature_share": "batch=rows[::{}]"}
+    given = {name: value for name, value in options.items() if value not in ("skip", None)}
+    code = [said.get(name, name + "={}").format(json.dumps(value)) for name, value in given.items()]
+    return f"`{', '.join(code)}`" if code else ""
 
 
 def paired_table(config: CompareConfig, records: Sequence[Record]) -> str:
