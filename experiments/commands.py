@@ -34,7 +34,7 @@ def run_compare(settings: CompareConfig, command: str) -> None:
         written = publish(study)
     if changed := changes(study.made_with, provenance()):
         print(f"its runs were made with other versions than these: {changed}", file=sys.stderr)
-    print(result_table(settings, study.summary))
+    print(result_table(study))
     _print_written([*written, settings.workdir / "results.jsonl"])
 
 

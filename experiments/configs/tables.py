@@ -39,12 +39,12 @@ class Table(NamedTuple):
 
 def _digits(folder: Path) -> str:
     study = read_study(folder)
-    return result_table(study.config, study.summary)
+    return result_table(study)
 
 
 def _recipes(folder: Path) -> str:
     study = read_study(folder)
-    return saving_table(study.config, study.summary)
+    return saving_table(study)
 
 
 def _steps(*folders: Path) -> str:

@@ -13,7 +13,7 @@ from experiments.optim.methods import METHODS, Method
 from experiments.optim.recipes import RECIPES, label, recipe
 from experiments.study.report.choices import choice_table
 from experiments.study.report.statistics import OUTCOMES, Estimate, Sample, difference, plus_minus, pool, signed, values
-from experiments.study.report.study import Study, Task, hours, made_here, measures, tasks
+from experiments.study.report.study import Study, Task, measures, tasks
 
 PAPER: tuple[Method, ...] = ("sam", "gam", "sam+gam", "accelerated_gam")
 """What the paper compares with the base optimizer."""
@@ -246,9 +246,9 @@ def _choices(studies: Sequence[Study]) -> list[str]:
 def _sources(studies: Sequence[Study]) -> list[str]:
     rows = []
     for study in studies:
-        spent = hours(study.config, study.records)
+        spent = study.hours()
         made = f"jax {study.made_with['jax']}, source {study.made_with['source']}"
-        runs = len(made_here(study.config, study.records))
+        runs = len(study.made_here())
         rows.append([study.name, str(runs), f"{spent['tune']:.2f} + {spent['test']:.2f}", made])
     return [
         "## Sources",

@@ -13,13 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from experiments.common.plotting import save, style
-from experiments.common.store import Record
 from experiments.models.config import network
 from experiments.optim.methods import METHODS
-from experiments.optim.recipes import RECIPES, label
+from experiments.optim.recipes import RECIPES
 from experiments.study.config import CompareConfig
-from experiments.study.report.statistics import Estimate, Row, values
-from experiments.study.report.study import measures
+from experiments.study.report.statistics import Estimate, Row
+from experiments.study.report.study import Study, measures
 
 _FEW = 5
 """Methods whose names stand upright beside each other."""
@@ -30,8 +29,9 @@ def color(name: str) -> str:
     return METHODS[name].color if name in METHODS else f"C{list(RECIPES).index(name) % 10}"
 
 
-def draw(config: CompareConfig, summary: Sequence[Row], records: Sequence[Record]) -> Path:
+def draw(study: Study) -> Path:
     """Test accuracy and, where it was measured, the top Hessian eigenvalue below it; one column per noise level."""
+    config = study.config
     eigenvalues = "eigenvalues" in config.measure
     columns, lines = len(config.noise), 1 + eigenvalues
     many = len(config.methods) > _FEW
@@ -40,8 +40,8 @@ def draw(config: CompareConfig, summary: Sequence[Row], records: Sequence[Record
         figure, axes = plt.subplots(lines, columns, figsize=size, sharex=True, sharey="row", squeeze=False)
         figure.set_layout_engine("constrained")
         for column, noise in enumerate(config.noise):
-            rows = [row for row in summary if row.noise == noise]
-            _column(config, list(axes[:, column]), rows, records)
+            rows = [row for row in study.summary if row.noise == noise]
+            _column(study, list(axes[:, column]), rows)
             axes[0, column].set_title("clean labels" if noise == 0 else f"{noise:.0%} of the training labels wrong")
         axes[0, 0].set_ylabel("test accuracy, %")
         if eigenvalues:
@@ -56,13 +56,13 @@ def draw(config: CompareConfig, summary: Sequence[Row], records: Sequence[Record
         return save(figure, config.workdir / "comparison.png")
 
 
-def _column(config: CompareConfig, axes: Sequence[Axes], rows: Sequence[Row], records: Sequence[Record]) -> None:
+def _column(study: Study, axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     """One noise level."""
     for place, row in enumerate(rows):
-        runs = values(records, row.noise, row.method, "test_accuracy")
+        runs = study.values(row.noise, row.method, "test_accuracy")
         _strip(axes[0], place, 100 * runs, row.test_accuracy, color(row.method), "{:.1f}")
         if row.top_eigenvalue is not None:
-            runs = values(records, row.noise, row.method, "end", "eigenvalues", 0)
+            runs = study.values(row.noise, row.method, "end", "eigenvalues", 0)
             _strip(axes[1], place, runs, row.top_eigenvalue, color(row.method), "{:#.2g}")
     for axis in axes:
         axis.grid(axis="y", alpha=0.3)
@@ -72,7 +72,7 @@ def _column(config: CompareConfig, axes: Sequence[Axes], rows: Sequence[Row], re
         sharpness.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         sharpness.yaxis.set_minor_locator(NullLocator())
     many = len(rows) > _FEW
-    names = [label(row.method, config.base) for row in rows]
+    names = [study.label(row.method) for row in rows]
     axes[-1].set_xticks(range(len(rows)), names, rotation=35 * many, ha="right" if many else "center")
     axes[-1].set_xlim(-0.5, len(rows) - 0.3)
 
@@ -92,14 +92,15 @@ def _labels(noise: float) -> str:
     return f"{noise:.0%} wrong labels" if noise else "clean labels"
 
 
-def draw_noise(config: CompareConfig, summary: Sequence[Row]) -> Path:
+def draw_noise(study: Study) -> Path:
     """Test accuracy over the share of wrong labels, with standard errors (Fig. C.2 of the paper)."""
+    config = study.config
     with style():
         figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
         for method in config.methods:
-            rows = sorted((row for row in summary if row.method == method), key=lambda row: row.noise)
+            rows = sorted((row for row in study.summary if row.method == method), key=lambda row: row.noise)
             x, accuracy = [100 * row.noise for row in rows], [row.test_accuracy for row in rows]
-            name = label(method, config.base)
+            name = study.label(method)
             means, errors, _ = zip(*accuracy, strict=True)
             axis.errorbar(x, means, errors, marker="o", markersize=4, capsize=3, color=color(method), label=name)
         axis.set(xlabel="training labels that are wrong, %", ylabel="test accuracy, %")
@@ -108,18 +109,19 @@ def draw_noise(config: CompareConfig, summary: Sequence[Row]) -> Path:
         return save(figure, config.workdir / "noise.png")
 
 
-def draw_frontier(config: CompareConfig, summary: Sequence[Row]) -> Path:
+def draw_frontier(study: Study) -> Path:
     """What each method gains over the first one, against what its step costs in gradients; a panel per noise level."""
+    config = study.config
     with style():
         size = (11.5 * len(config.noise), 6)
         figure, axes = plt.subplots(1, len(config.noise), figsize=size, squeeze=False, layout="constrained")
-        base = label(config.methods[0], config.base)
+        base = study.label(config.methods[0])
         for noise, axis in zip(config.noise, axes[0], strict=True):
-            rows = sorted((row for row in summary if row.noise == noise), key=lambda row: -row.gain.estimate.mean)
+            rows = sorted((row for row in study.summary if row.noise == noise), key=lambda row: -row.gain.estimate.mean)
             for number, row in enumerate(rows, 1):
                 gain, is_recipe = row.gain.estimate, row.method in RECIPES
                 mark = {"marker": "o" if is_recipe else "D", "markersize": 5 if is_recipe else 8, "capsize": 2}
-                name = f"{number}  {label(row.method, config.base)}"
+                name = f"{number}  {study.label(row.method)}"
                 axis.errorbar(row.flop_ratio, gain.mean, gain.error, color=color(row.method), label=name, **mark)
                 axis.annotate(str(number), (row.flop_ratio, gain.mean), (6, 3), textcoords="offset points", fontsize=9)
             axis.set(xscale="log", xlabel=f"cost of a step (FLOPs, {base} = 1)", title=_labels(noise))
@@ -140,19 +142,20 @@ def ratios(config: CompareConfig) -> dict[str, float]:
     return {name: ratio for name, ratio in sorted(found.items(), key=lambda item: item[1]) if name in config.methods}
 
 
-def draw_ratios(config: CompareConfig, summary: Sequence[Row]) -> Path:
+def draw_ratios(study: Study) -> Path:
     """Test accuracy against measured time for each share of GAM's steps (Fig. 4 of the paper)."""
+    config = study.config
     with style():
         figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
         shares = ratios(config)
         for noise in config.noise:
-            rows = {row.method: row for row in summary if row.noise == noise}
+            rows = {row.method: row for row in study.summary if row.noise == noise}
             time = [rows[method].time_ratio for method in shares]
             means, errors, _ = zip(*(rows[method].test_accuracy for method in shares), strict=True)
             axis.errorbar(time, means, errors, marker="o", markersize=4, capsize=3, label=_labels(noise))
             for x, y, share in zip(time, means, shares.values(), strict=True):
                 axis.annotate(f"{share:g}", (x, y), (5, 5), textcoords="offset points", fontsize=9)
-        base = label(config.methods[0], config.base)
+        base = study.label(config.methods[0])
         axis.set(xlabel=f"measured time of training ({base} = 1)", ylabel="test accuracy, %")
         axis.set_title("numbers: share of the steps that are GAM's", fontsize=11)
         axis.grid(alpha=0.3)
@@ -160,11 +163,12 @@ def draw_ratios(config: CompareConfig, summary: Sequence[Row]) -> Path:
         return save(figure, config.workdir / "ratios.png")
 
 
-def draw_flatness(config: CompareConfig, records: Sequence[Record]) -> Path:
+def draw_flatness(study: Study) -> Path:
     """Every measure of flatness at half-time and at the end, with standard errors (Fig. 3); a row per noise level.
 
     Below the top eigenvalue the others that were measured, pale.
     """
+    config = study.config
     stages = {"half": measures(config, "half"), "end": measures(config, "end")}
     names, lines = [*stages["end"]], len(config.noise)
     count = len(config.methods)
@@ -176,12 +180,12 @@ def draw_flatness(config: CompareConfig, records: Sequence[Record]) -> Path:
                 for number, method in enumerate(config.methods):
                     x = np.arange(2) + 0.7 * ((number + 0.5) / count - 0.5)
                     paths = [stages[stage][name] for stage in stages]
-                    found = [Estimate.of(values(records, noise, method, *path)) for path in paths]
+                    found = [Estimate.of(study.values(noise, method, *path)) for path in paths]
                     means, errors, _ = zip(*found, strict=True)
                     mark = {"fmt": "o", "markersize": 4, "color": color(method)}
-                    axis.errorbar(x, means, errors, label=label(method, config.base), **mark)
+                    axis.errorbar(x, means, errors, label=study.label(method), **mark)
                     for rank in range(1, config.k if name == "top eigenvalue" else 1):
-                        below = [Estimate.of(values(records, noise, method, *p[:-1], rank)).mean for p in paths]
+                        below = [Estimate.of(study.values(noise, method, *p[:-1], rank)).mean for p in paths]
                         axis.plot(x, below, "_", markersize=4, color=color(method), alpha=0.5)
                 axis.set(yscale="log", xlim=(-0.5, 1.5), title=name)
                 axis.set_xticks([0, 1], ["half-time", "end"])

@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from experiments.common.store import Record, write_atomically
 from experiments.data import DATA_SETS
@@ -14,8 +13,7 @@ from experiments.optim.recipes import RECIPES, label
 from experiments.study.config import CompareConfig
 from experiments.study.plan import TUNING_SEED
 from experiments.study.report import figures
-from experiments.study.report.statistics import Row
-from experiments.study.report.study import Study, final, hours
+from experiments.study.report.study import Study
 from experiments.study.report.tables import (
     chosen_table,
     correlation_table,
@@ -34,23 +32,23 @@ _SCORES = ("diverged", "test_accuracy", "test_loss", "train_accuracy", "train_lo
 
 def publish(study: Study) -> list[Path]:
     """Writes pictures, CSV and report into the study's folder, and returns where."""
-    config, records, summary, _ = study
-    pictures = [figures.draw(config, summary, records)]
+    config = study.config
+    pictures = [figures.draw(study)]
     if len(config.noise) > 1:
-        pictures.append(figures.draw_noise(config, summary))
+        pictures.append(figures.draw_noise(study))
     if not RECIPES.keys().isdisjoint(config.methods):
-        pictures.append(figures.draw_frontier(config, summary))
+        pictures.append(figures.draw_frontier(study))
     if len(figures.ratios(config)) > 3:
-        pictures.append(figures.draw_ratios(config, summary))
+        pictures.append(figures.draw_ratios(study))
     if "flatness" in config.measure:
-        pictures.append(figures.draw_flatness(config, records))
+        pictures.append(figures.draw_flatness(study))
     return [*pictures, write_csv(study), write_markdown(study, pictures)]
 
 
 def write_csv(study: Study) -> Path:
     """One line per final run, hyper-parameters included; run times are left out, so that it is reproducible."""
-    config, records = study.config, study.records
-    runs, names = final(config, records), tuned_names(config)
+    config = study.config
+    runs, names = study.final(), tuned_names(config)
     measured = [_measured(config, record) for record in runs]
     columns = list(dict.fromkeys(name for row in measured for name in row))
     text = io.StringIO()
@@ -67,14 +65,13 @@ def write_csv(study: Study) -> Path:
 
 def write_markdown(study: Study, pictures: Sequence[Path]) -> Path:
     """The report: result, paired differences, chosen hyper-parameters, and how it all came about."""
-    config, records, summary, made_with = study
-    path = config.workdir / "report.md"
+    path = study.config.workdir / "report.md"
     sections = [
-        *_result(config, summary, records, pictures),
-        *_paired(config, records),
-        *(_flatness(config, records) if config.measure else []),
-        *_hyperparameters(config, records),
-        *_setting(config, records, made_with),
+        *_result(study, pictures),
+        *_paired(study),
+        *(_flatness(study) if study.config.measure else []),
+        *_hyperparameters(study),
+        *_setting(study),
     ]
     write_atomically(path, "\n".join(sections))
     return path
@@ -85,13 +82,12 @@ def task_name(config: CompareConfig) -> str:
     return f"{config.data.name}, {network(config.model)}, {config.base}"
 
 
-def _result(
-    config: CompareConfig, summary: Sequence[Row], records: Sequence[Record], pictures: Sequence[Path]
-) -> list[str]:
-    base, runs = label(config.methods[0], config.base), len(summary) * config.seeds
-    diverged = sum(row.diverged for row in summary)
+def _result(study: Study, pictures: Sequence[Path]) -> list[str]:
+    config = study.config
+    base, runs = study.label(config.methods[0]), len(study.summary) * config.seeds
+    diverged = sum(row.diverged for row in study.summary)
     stopped = f"**{diverged} of the {runs} final runs diverged**" if diverged else f"None of the {runs} runs diverged"
-    methods = ", ".join(label(method, config.base) for method in config.methods)
+    methods = ", ".join(study.label(method) for method in config.methods)
     return [
         f"# {methods} on {task_name(config)}",
         "",
@@ -109,13 +105,9 @@ def _result(
         "Step time is the median ratio of whole runs of the same seed; FLOPs are those of matrix products and",
         "convolutions in the compiled step, the mean over an interval.",
         "",
-        result_table(config, summary),
+        result_table(study),
         "",
-        *(
-            ["By held-out domain:", "", domain_table(config, records), ""]
-            if DATA_SETS[config.data.name].domains
-            else []
-        ),
+        *(["By held-out domain:", "", domain_table(study), ""] if DATA_SETS[config.data.name].domains else []),
     ]
 
 
@@ -141,7 +133,7 @@ def _eigenvalue(config: CompareConfig) -> str:
     return f"The top Hessian eigenvalue is that of the same loss over {images}, without augmentation. "
 
 
-def _paired(config: CompareConfig, records: Sequence[Record]) -> list[str]:
+def _paired(study: Study) -> list[str]:
     return [
         "## Paired differences in test accuracy",
         "",
@@ -149,36 +141,36 @@ def _paired(config: CompareConfig, records: Sequence[Record]) -> list[str]:
         "that diverged is worse than one that did not; the mean is over seeds where neither did. No correction for the "
         "number of comparisons.",
         "",
-        paired_table(config, records),
+        paired_table(study),
         "",
     ]
 
 
-def _flatness(config: CompareConfig, records: Sequence[Record]) -> list[str]:
+def _flatness(study: Study) -> list[str]:
     return [
         "## Flatness",
         "",
-        f"Of the training loss on the first {config.measure_examples} training images, without augmentation and weight "
-        "decay; mean and standard error over the seeds. R0 and R1 are maxima found by ascent, hence lower bounds. At "
-        "the end:",
+        f"Of the training loss on the first {study.config.measure_examples} training images, without augmentation and "
+        "weight decay; mean and standard error over the seeds. R0 and R1 are maxima found by ascent, hence lower "
+        "bounds. At the end:",
         "",
-        flatness_table(config, records, "end"),
+        flatness_table(study, "end"),
         "",
         "At half-time:",
         "",
-        flatness_table(config, records, "half"),
+        flatness_table(study, "half"),
         "",
         "Does flatness predict generalization? Spearman's rank correlation over all final runs of a noise level, "
         "methods together, with a 95 % percentile bootstrap over the seeds. Methods differ in more than flatness, so "
         "this is no evidence of a cause.",
         "",
-        correlation_table(config, records),
+        correlation_table(study),
         "",
     ]
 
 
-def _hyperparameters(config: CompareConfig, records: Sequence[Record]) -> list[str]:
-    found = edges(config, records)
+def _hyperparameters(study: Study) -> list[str]:
+    config, found = study.config, edges(study)
     warnings = ["Chosen at the edge of its grid, beyond which the best may lie:", "", *(f"- {line}" for line in found)]
     return [
         "## Hyper-parameters",
@@ -188,9 +180,9 @@ def _hyperparameters(config: CompareConfig, records: Sequence[Record]) -> list[s
         f"{config.trials} points of its grid, drawn at random where the grid is larger. The test set played no part. "
         f"The validation accuracy of the winner is the best of many, hence optimistic.{_order(config)}",
         "",
-        chosen_table(config, records),
+        chosen_table(study),
         "",
-        grid_table(config),
+        grid_table(study),
         "",
         *(warnings if found else ["No chosen value lies at the edge of its grid."]),
         "",
@@ -205,8 +197,8 @@ def _order(config: CompareConfig) -> str:
     return shared * config.base_first + elsewhere * (config.tuned_in is not None)
 
 
-def _setting(config: CompareConfig, records: Sequence[Record], made_with: dict[str, Any]) -> list[str]:
-    spent = hours(config, records)
+def _setting(study: Study) -> list[str]:
+    config, spent = study.config, study.hours()
     size = "all" if config.data.train_size is None else config.data.train_size
     warmup = f", after a warm-up of {config.warmup:.0%} of the steps" if config.warmup else ""
     decay = "added to the gradient after the method" if config.base == "sgd" else "decoupled, of matrices only"
@@ -223,10 +215,10 @@ def _setting(config: CompareConfig, records: Sequence[Record], made_with: dict[s
         "one core each, compilation and measurements left out.",
         *[
             f"- Command, {s['started']}: `{s['command']}`; {s['hardware']}; Python {s['python']}."
-            for s in records
+            for s in study.records
             if s["kind"] == "session"
         ],
-        "- Versions: " + ", ".join(f"{name} {version}" for name, version in made_with.items()) + ".",
+        "- Versions: " + ", ".join(f"{name} {version}" for name, version in study.made_with.items()) + ".",
         "",
     ]
 

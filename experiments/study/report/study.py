@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from experiments.common.errors import require
 from experiments.common.store import Record, read_json, read_records
+from experiments.optim.recipes import label
 from experiments.study.config import CompareConfig
 from experiments.study.plan import key, plan
 from experiments.study.report.statistics import (
@@ -40,10 +43,39 @@ class Study(NamedTuple):
         """The row of a method at a noise level."""
         return next(row for row in self.summary if (row.noise, row.method) == (noise, method))
 
+    def label(self, method: str) -> str:
+        """A method or recipe as people write it."""
+        return label(method, self.config.base)
+
+    def values(self, noise: float, method: str, *path: str | int) -> np.ndarray:
+        """What the final runs of a method recorded at a path, by seed; see :func:`.statistics.values`."""
+        return values(self.records, noise, method, *path)
+
     def mean(self, noise: float, method: str, measure: str) -> float:
-        """A measure of flatness (see :func:`experiments.tables.measures`) at the end; NaN if it was not taken."""
+        """A measure of flatness (see :func:`measures`) at the end; NaN if it was not taken."""
         path = measures(self.config, "end").get(measure)
-        return math.nan if path is None else Estimate.of(values(self.records, noise, method, *path)).mean
+        return math.nan if path is None else Estimate.of(self.values(noise, method, *path)).mean
+
+    def final(self) -> list[Record]:
+        """The final runs, ordered by noise, method and seed."""
+        runs = [record for record in self.records if record["kind"] == "test"]
+        return sorted(runs, key=lambda r: (r["noise"], self.config.methods.index(r["method"]), r["seed"]))
+
+    def chosen(self) -> list[Record]:
+        """One final run for each noise level and method, which has the hyper-parameters that were chosen."""
+        return [record for record in self.final() if record["seed"] == 0]
+
+    def made_here(self) -> list[Record]:
+        """The trials and the final runs, without trials that were taken over from another study."""
+        kinds = ("test",) if self.config.tuned_in else ("tune", "test")
+        return [record for record in self.records if record["kind"] in kinds]
+
+    def hours(self) -> dict[str, float]:
+        """Time that trials and final runs have taken, by kind."""
+        seconds = {"tune": 0.0, "test": 0.0}
+        for record in self.made_here():
+            seconds[record["kind"]] += record["seconds"]
+        return {kind: total / 3600 for kind, total in seconds.items()}
 
 
 class Task(NamedTuple):
@@ -92,32 +124,3 @@ def measures(config: CompareConfig, stage: Literal["half", "end"]) -> dict[str, 
     if "trace" in config.measure:
         found["trace"] = (stage, "trace")
     return found
-
-
-def chosen(config: CompareConfig, records: Sequence[Record]) -> list[Record]:
-    """One final run for each noise level and method, which has the hyper-parameters that were chosen."""
-    return [record for record in final(config, records) if record["seed"] == 0]
-
-
-def final(config: CompareConfig, records: Sequence[Record]) -> list[Record]:
-    """The final runs, ordered by noise, method and seed."""
-    runs = [record for record in records if record["kind"] == "test"]
-    return sorted(runs, key=lambda r: (r["noise"], config.methods.index(r["method"]), r["seed"]))
-
-
-def made_here(config: CompareConfig, records: Sequence[Record]) -> list[Record]:
-    """The trials and the final runs of a study, without trials that it took over from another one."""
-    kinds = ("test",) if config.tuned_in else ("tune", "test")
-    return [record for record in records if record["kind"] in kinds]
-
-
-def hours(config: CompareConfig, records: Sequence[Record]) -> dict[str, float]:
-    """Time that trials and final runs have taken, by kind."""
-    seconds = {"tune": 0.0, "test": 0.0}
-    for record in made_here(config, records):
-        seconds[record["kind"]] += record["seconds"]
-    return {kind: total / 3600 for kind, total in seconds.items()}
-
-
-def about(record: Record) -> tuple[float, str]:
-    return record["noise"], record["method"]

@@ -26,6 +26,7 @@ from experiments.study.job import Wanted, make_job
 from experiments.study.plan import key
 from experiments.study.pool import cores, open_pool
 from experiments.study.report.statistics import Estimate, difference, summarize
+from experiments.study.report.study import Study
 from experiments.study.report.tables import chosen_table, edges, result_table
 from experiments.study.worker import environment
 
@@ -357,7 +358,7 @@ def test_a_diverged_run_is_counted_and_pairs_are_by_seed():
     assert gam.test_accuracy == Estimate.of(np.array([52.0, np.nan, 54.0])) and math.isclose(gam.test_accuracy.mean, 53)
     assert gam.flop_ratio == 6 and gam.time_ratio == 1 and gam.gain == difference(runs, 0.0, "gam", "plain")
     assert math.isclose(gam.gain.estimate.mean, 2) and (gam.gain.wins, gam.gain.losses) == (2, 1)
-    assert "53.00 ± 1.00 (1 of 3 diverged)" in result_table(config, [sgd, gam])
+    assert "53.00 ± 1.00 (1 of 3 diverged)" in result_table(Study(config, (), [sgd, gam], {}))
 
 
 def test_the_report_names_choices_at_the_edge_and_trials_that_diverged():
@@ -368,5 +369,6 @@ def test_the_report_names_choices_at_the_edge_and_trials_that_diverged():
         about = {"kind": "tune", "noise": 0.0, "method": "plain", "trial": trial, "seed": 1000}
         scores = {"hyperparameters": values, "validation_accuracy": accuracy, "diverged": accuracy is None}
         runs.append(about | scores)
-    assert edges(config, runs) == ["SGD at 0%: weight_decay = 0 is the smallest value of its grid"]
-    assert "| 80.00 " in chosen_table(config, runs) and "| 1 of 2 " in chosen_table(config, runs)
+    study = Study(config, runs, (), {})
+    assert edges(study) == ["SGD at 0%: weight_decay = 0 is the smallest value of its grid"]
+    assert "| 80.00 " in chosen_table(study) and "| 1 of 2 " in chosen_table(Study(config, runs, (), {}))

@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 
 from experiments.configs import load
 from experiments.study.report.statistics import correlate, spearman
+from experiments.study.report.study import Study
 from experiments.study.report.tables import correlation_table, flatness_table
 
 RNG = np.random.default_rng(3)
@@ -44,7 +45,7 @@ def runs(config):
 
 def test_tables():
     config = dataclasses.replace(load("digits"), methods=("plain", "gam"), seeds=5, noise=(0.0, 0.3))
-    records = list(runs(config))
-    last = correlation_table(config, records).splitlines()[-1]
+    study = Study(config, list(runs(config)), (), {})
+    last = correlation_table(study).splitlines()[-1]
     assert last.count("+1.00 (+1.00 to +1.00)") == last.count("-1.00 (-1.00 to -1.00)") == 2
-    assert "| 30%          | GAM    | 3.5 ± 0.7" in flatness_table(config, records, "end")
+    assert "| 30%          | GAM    | 3.5 ± 0.7" in flatness_table(study, "end")

@@ -94,7 +94,7 @@ def test_the_others_wait_for_the_first_method():
     assert [search.num_trials(config, name) for name in config.methods] == [25, 2, 2, 2]
     with pytest.raises(UserError, match="base_first needs plain first, got 'sam'"):
         compare.check(dataclasses.replace(config, methods=("sam", "plain")))
-    assert "as SGD" not in grid_table(dataclasses.replace(config, base_first=False))
+    assert "as SGD" not in grid_table(Study(dataclasses.replace(config, base_first=False), (), (), {}))
 
 
 def test_a_study_takes_the_trials_of_another_one_over(finished, tmp_path):
@@ -309,7 +309,7 @@ def test_domains_are_told_apart_by_their_seeds():
         {"kind": "test", "noise": 0.0, "method": "plain", "seed": seed, "test_accuracy": accuracy[seed]}
         for seed in range(8)
     ]
-    (row,) = cells(domain_table(config, records), "0%")
+    (row,) = cells(domain_table(Study(config, records, (), {})), "0%")
     assert row[2:] == [f"{mean}.00 ± 10.00" for mean in (20, 30, 40, 50)]
 
 
@@ -320,7 +320,7 @@ def test_shares_of_gams_steps_are_in_their_order():
 
 def test_every_measure_is_seen_in_the_picture_at_half_time_and_at_the_end(monkeypatch):
     monkeypatch.setattr(picture, "save", lambda figure, path: figure)
-    figure = picture.draw_flatness(*synthetic(gam=4.0)[:2])
+    figure = picture.draw_flatness(synthetic(gam=4.0))
     figure.canvas.draw()
     assert [axis.get_title() for axis in figure.axes] == ["R0 at 0.1", "R1 at 0.1", "top eigenvalue", "trace"]
     for axis in figure.axes:
@@ -333,7 +333,7 @@ def test_every_measure_is_seen_in_the_picture_at_half_time_and_at_the_end(monkey
 def test_the_title_of_a_narrow_picture_is_not_cut_off(monkeypatch):
     monkeypatch.setattr(picture, "save", lambda figure, path: figure)
     study = synthetic(gam=4.0, sam=1.0)
-    figure = picture.draw(study.config, study.summary, study.records)
+    figure = picture.draw(study)
     figure.canvas.draw()
     title = figure._suptitle.get_window_extent()
     assert title.x0 >= 0 and title.x1 <= figure.bbox.width
