@@ -28,7 +28,7 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest -n 2 -q -m "not slow"
 
 test-slow: $(STAMP)
-	@$(BIN)/python -m pytest -q -m slow
+	@$(BIN)/python -m pytest -n 2 -q -m slow
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
