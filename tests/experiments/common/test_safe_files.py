@@ -1,4 +1,4 @@
-"""Files of strangers beside the data: JSON, records, configs, checkpoints, weights. None runs code or ends in a trace."""
+"""Strangers' files beside the data: JSON, configs, records, checkpoints, weights. None runs code, or ends in a trace."""
 
 import dataclasses
 import json
