@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gam_jax._checks import check_coefficient, check_params
 from gam_jax._engine import Engine
 from gam_jax._hold import bound, hold, nothing_held
 from gam_jax._loss import bind, named_arguments
-from gam_jax._options import Options, check_coefficient, check_params
+from gam_jax._options import Options
 from gam_jax._tree import add_scaled, cast_like, subtract, wide_dtype
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 
