@@ -7,7 +7,7 @@ from typing import Literal
 
 from experiments.common.errors import nearest, require, require_at_least, require_momentum
 from experiments.optim.methods import METHODS, SHARED, TUNABLE, Base, Method, label
-from gam_jax._types import Between, HvpMode
+from gam_jax import Between, HvpMode
 
 Averaging = Literal["none", "swad"]
 """What to do with the iterates: take the last one, or average them (gam_jax.averaging.swad)."""

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gam_jax._checks import check_params
 from gam_jax._loss import bind
-from gam_jax._options import check_params
 from gam_jax._tree import cast_like, widen
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._data import (

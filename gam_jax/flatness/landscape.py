@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gam_jax._options import check_params
+from gam_jax._checks import check_integer, check_key, check_params
+from gam_jax._signature import readable
 from gam_jax._types import LossFn, PyTree
-from gam_jax.flatness._ball import shift
-from gam_jax.flatness._checks import check_count, check_key
 from gam_jax.flatness._data import DataArgs, with_data_options
-from gam_jax.flatness._krylov import random_like
 from gam_jax.flatness._objective import measure
+from gam_jax.flatness._vectors import random_like, shift
 
 
 class LossSlice(NamedTuple):
@@ -50,9 +49,8 @@ def loss_slice(
     Give it :func:`filter_normalized_directions`, eigenvectors of the Hessian, or the difference of two
     solutions.
 
-    Cost: one evaluation of the loss, without gradients, per point; the data are read once. Memory: 4 copies of
-      the
-    parameters.
+    Cost: one evaluation of the loss, without gradients, per point; the data are read once.
+    Memory: 4 copies of the parameters.
 
     Args:
       loss_fn: ``loss_fn(params, batch) -> scalar``, the mean over the examples of the batch;
@@ -118,6 +116,7 @@ def _check_direction(name: str, direction: PyTree, params: PyTree) -> None:
         raise ValueError(f"{name} must have the structure and shapes of the parameters, {expected}, got {shapes}")
 
 
+@readable
 def filter_normalized_directions(
     params: PyTree, *, key: jax.Array, num: int = 2, filter_axis: int = -1
 ) -> tuple[PyTree, ...]:
@@ -152,7 +151,7 @@ def filter_normalized_directions(
       [5. 1.] [0. 0.]
     """
     check_key(key)
-    check_count("num", num)
+    check_integer("num", num)
     check_params(params, params)
     return tuple(_filter_normalized(jax.random.fold_in(key, i), params, filter_axis) for i in range(num))
 

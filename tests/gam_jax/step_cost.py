@@ -8,22 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import gam_jax
 from tests.gam_jax.networks import resnet, vit
 
 NETWORKS = {"ViT": vit, "ResNet": resnet}
-LINKS: dict[str, list[Callable[..., Any]]] = {
-    "SGD": [],
-    "SAM": [functools.partial(gam_jax.sam, rho=0.05)],
-    "gradient-norm penalty": [functools.partial(gam_jax.gradient_norm_penalty, strength=0.05)],
-    "accelerated GAM": [
-        functools.partial(gam_jax.accelerated_gam, rho=0.2, rho_prime=0.05, alpha=0.6, beta=0.5, gamma=0.1)
-    ],
-    "C-Flat": [gam_jax.c_flat],
-    "FAD": [functools.partial(gam_jax.fad, rho=0.1, alpha=0.5, beta=0.5)],
-    "GAM": [functools.partial(gam_jax.gam, rho=0.1, alpha=0.5)],
-    "SAM + GAM": [functools.partial(gam_jax.sam, rho=0.05), functools.partial(gam_jax.gam, rho=0.1, alpha=0.5)],
-}
 
 
 def compile_and_count(fn: Callable[..., Any], *args: Any) -> tuple[float, int]:

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import gam_jax
-from tests.gam_jax.family import FAMILY, HELD
+from tests.gam_jax.family import FACTORIES, FAMILY, HELD
 from tests.gam_jax.problems import PROBLEMS, mlp
 
 EVERY = FAMILY | HELD
@@ -34,7 +34,7 @@ def chained(name, problem, learning_rate=0.1):
 @family
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_keeps_structure_shapes_and_dtypes(name, problem):
-    """Updates like the gradient, leaf by leaf; the state scalars, and one buffer like the parameters if asked for."""
+    """Updates like the gradient, leaf by leaf; the state scalars, and buffers like the parameters if there are any."""
     problem = PROBLEMS[problem]()
     tx = EVERY[name](problem.loss_fn)
     state = tx.init(problem.params)
@@ -50,6 +50,8 @@ def test_keeps_structure_shapes_and_dtypes(name, problem):
         assert after.held.held_cosine.shape == () and after.held.held_cosine.dtype == jnp.float32
     else:
         assert after.held == ()
+    if jax.tree.leaves(after.memory):
+        chex.assert_trees_all_equal_shapes_and_dtypes(after.memory, problem.params)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((updates, after)))
     assert {leaf.dtype for leaf in jax.tree.leaves(after.diagnostics)} == {jnp.dtype("float32")}
 
@@ -106,10 +108,9 @@ STATIC = {
 @pytest.mark.parametrize("static_args", STATIC)
 def test_inside_inject_hyperparams(name, static_args):
     problem = mlp()
-    factory = EVERY[name]
-    function, coefficients = getattr(factory, "func", factory), getattr(factory, "keywords", {})
-    injected = optax.inject_hyperparams(function, static_args=STATIC[static_args])(
-        loss_fn=problem.loss_fn, **coefficients
+    method = EVERY[name]
+    injected = optax.inject_hyperparams(method.factory, static_args=STATIC[static_args])(
+        loss_fn=problem.loss_fn, **method.coefficients, **method.options
     )
     plain = chained(name, problem)
     wrapped = optax.chain(injected, optax.sgd(0.1, momentum=0.9))
@@ -210,9 +211,9 @@ def test_diagnostics_are_found_by_name(x64):
     np.testing.assert_allclose(state[0].diagnostics, (norm(g), norm(h_loss), unit(g) @ unit(h_loss)), rtol=1e-5)
 
 
-@family
+@pytest.mark.parametrize("name", FACTORIES)
 def test_signature_shows_every_option(name):
-    parameters = inspect.signature(getattr(EVERY[name], "func", EVERY[name])).parameters
+    parameters = inspect.signature(FAMILY[name].factory).parameters
     for field in dataclasses.fields(gam_jax.Options):
         if field.name != "rho_prime":  # shown by the methods that have Hessian-vector products only
             assert parameters[field.name].default == field.default

@@ -10,6 +10,7 @@ import pytest
 
 import gam_jax
 from tests.gam_jax import oracles
+from tests.gam_jax.family import FAMILY
 from tests.gam_jax.problems import PROBLEMS
 
 GOLDENS = np.load(pathlib.Path(__file__).parent / "goldens" / "mlp_trajectories.npz", allow_pickle=False)
@@ -49,15 +50,16 @@ def transcription(direction, base, start):
     return np.stack(visited)
 
 
-@pytest.mark.parametrize("base", BASES)
-def test_algorithm_1(base, x64):
-    problem = oracles.LogisticQuartic()
-    plain, transformed = BASES[base]
-    expected = transcription(
-        lambda w: oracles.algorithm_1(problem, w, problem.gradient(w), rho=0.2, alpha=0.7), plain(), problem.start
-    )
-    tx = optax.chain(gam_jax.gam(jax_loss(problem), rho=0.2, alpha=0.7), transformed())
-    np.testing.assert_allclose(trajectory(tx, jax_loss(problem), problem.start), expected, atol=1e-10, rtol=0)
+@pytest.mark.parametrize(
+    ("name", "base"), [(name, "sgd") for name in FAMILY] + [(name, "adamw") for name in ("gam", "accelerated_gam")]
+)
+def test_against_its_transcription(name, base, x64):
+    method, problem, (plain, transformed) = FAMILY[name], oracles.LogisticQuartic(), BASES[base]
+    loss_fn = jax_loss(problem)
+    direction = method.oracle(problem, **method.coefficients, **method.options)
+    tx = optax.chain(method(loss_fn), transformed())
+    expected = transcription(direction, plain(), problem.start)
+    np.testing.assert_allclose(trajectory(tx, loss_fn, problem.start), expected, atol=1e-10, rtol=0)
 
 
 def test_algorithm_1_with_a_decayed_oracle_loss(x64):
@@ -89,16 +91,6 @@ def test_sam_and_gam(x64):
     links = gam_jax.sam(loss_fn, 0.05), gam_jax.gam(loss_fn, 0.2, 0.7), optax.sgd(0.1, momentum=0.9)
     expected = transcription(direction, oracles.SgdMomentum(), problem.start)
     np.testing.assert_allclose(trajectory(optax.chain(*links), loss_fn, problem.start), expected, atol=1e-10, rtol=0)
-
-
-@pytest.mark.parametrize("base", BASES)
-def test_algorithm_2(base, x64):
-    problem = oracles.LogisticQuartic()
-    settings = dict(rho=0.2, rho_prime=0.05, alpha=0.6, beta=0.3, gamma=0.2)
-    plain, transformed = BASES[base]
-    expected = transcription(lambda w: oracles.algorithm_2(problem, w, **settings), plain(), problem.start)
-    tx = optax.chain(gam_jax.accelerated_gam(jax_loss(problem), **settings), transformed())
-    np.testing.assert_allclose(trajectory(tx, jax_loss(problem), problem.start), expected, atol=1e-10, rtol=0)
 
 
 def golden_loss(params, x, y):

@@ -45,37 +45,6 @@ def test_fad_and_c_flat_contain_sam(x64):
     assert_close(direction(gam_jax.c_flat(problem.loss_fn, 0.2, strength=0.0), problem), sam)
 
 
-def four_gradients(problem, rho):
-    """g0 to g3 of C-Flat and FAD, written out."""
-    unit = lambda t: jax.tree.map(lambda x: x / (optax.tree.norm(t) + 1e-12), t)  # noqa: E731
-    step = lambda start, toward: jax.tree.map(lambda a, b: a + rho * b, start, unit(toward))  # noqa: E731
-    gradient = lambda p: jax.grad(problem.loss_fn)(p, problem.batch)  # noqa: E731
-    g0 = gradient(problem.params)
-    g1 = gradient(step(problem.params, g0))
-    w2 = step(problem.params, jax.tree.map(jnp.subtract, g1, g0))
-    g2 = gradient(w2)
-    return g0, g1, g2, gradient(step(w2, g2))
-
-
-def test_c_flat_and_fad_written_out(x64):
-    problem = mlp()
-    g0, g1, g2, g3 = four_gradients(problem, rho=0.1)
-    c_flat = jax.tree.map(lambda g1, g2, g3: g1 + 0.3 * (g3 - g2), g1, g2, g3)
-    assert_close(direction(gam_jax.c_flat(problem.loss_fn, 0.1, 0.3), problem), c_flat)
-    fad = jax.tree.map(lambda a, b, c, d: a + 0.7 * (0.4 * (b - a) + 0.6 * (d - c)), g0, g1, g2, g3)
-    assert_close(direction(gam_jax.fad(problem.loss_fn, 0.1, alpha=0.4, beta=0.7), problem), fad)
-
-
-def test_asam_written_out(x64):
-    """eps = rho T^2 g / ||T g|| with T = |w| (Kwon et al. 2021)."""
-    problem = mlp()
-    g = jax.grad(problem.loss_fn)(problem.params, problem.batch)
-    norm = optax.tree.norm(jax.tree.map(lambda w, g: jnp.abs(w) * g, problem.params, g))
-    moved = jax.tree.map(lambda w, g: w + 0.5 * w**2 * g / (norm + 1e-12), problem.params, g)
-    expected = jax.grad(problem.loss_fn)(moved, problem.batch)
-    assert_close(direction(gam_jax.sam(problem.loss_fn, 0.5, adaptive=True), problem), expected)
-
-
 def test_adaptive_gam_is_gam_in_scaled_coordinates(x64):
     """With w = |w0| u, the loss as a function of u has plain GAM; its update pulled back is the adaptive one."""
     problem = mlp()
@@ -173,14 +142,9 @@ def run(tx, problem, steps=6):
 @pytest.mark.parametrize("name", FAMILY)
 def test_a_constant_schedule_is_the_constant(name, x64):
     problem = mlp()
-    factory = FAMILY[name]
-    numbers = (
-        {k: v for k, v in factory.keywords.items() if k != "adaptive"}
-        if hasattr(factory, "keywords")
-        else {"rho": 0.2, "strength": 0.2}
-    )
-    scheduled = factory(problem.loss_fn, **{k: optax.constant_schedule(v) for k, v in numbers.items()})
-    plain = factory(problem.loss_fn)
+    method = FAMILY[name]
+    schedules = {k: optax.constant_schedule(v) for k, v in method.coefficients.items()}
+    plain, scheduled = method(problem.loss_fn), method(problem.loss_fn, **schedules)
     assert_close(
         run(optax.chain(scheduled, optax.sgd(0.1)), problem)[0], run(optax.chain(plain, optax.sgd(0.1)), problem)[0]
     )

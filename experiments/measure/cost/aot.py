@@ -30,7 +30,7 @@ from experiments.train.programs import Programs
 from experiments.train.setup import Setup
 from experiments.train.state import TrainState
 from experiments.train.step import train_step
-from gam_jax._types import HvpMode
+from gam_jax import HvpMode
 
 AXES = ("data", "fsdp")
 LoadTrain = Callable[[str, Method], TrainConfig]

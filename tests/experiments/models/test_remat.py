@@ -16,7 +16,7 @@ from experiments.data import Batch
 from experiments.models import resnet, vit
 from experiments.models.config import ModelConfig
 from experiments.train.step import make_loss
-from gam_jax._types import HvpMode
+from gam_jax import HvpMode
 
 SHAPE, SIZE = (8, 8, 1), 32
 
