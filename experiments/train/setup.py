@@ -10,7 +10,7 @@ from experiments.models import registry as models
 from experiments.models.registry import Model
 from experiments.optim.chain import Chain, make_chain
 from experiments.train.config import TrainConfig
-from experiments.train.state import TrainState, initial_state
+from experiments.train.state import TrainState, initial_state, initial_weights
 from experiments.train.step import LossFn, make_loss, normalise
 
 
@@ -101,7 +101,7 @@ def assemble(config: TrainConfig, pipeline: Pipeline) -> Setup:
     chain = make_chain(config.optim, loss_fn, steps)
 
     def init() -> TrainState:
-        return initial_state(model.init, chain.tx.init, config.averaging, config.seed)
+        return initial_state(chain.tx.init, config.averaging, initial_weights(model.init, config.seed))
 
     return Setup(
         config=config,

@@ -149,8 +149,9 @@ def test_the_step_of_replicas_is_a_training_step():
         lambda rows: np.tile(rows[:2], (8, *[1] * (rows.ndim - 1))), random_batch(setup.pipeline.data_set, 16)
     )
     batch = jax.tree.map(lambda rows: jax.device_put(rows, mesh.batch), batch)
+    programs = Programs(setup, mesh)
     together, apart = (
-        aot.lower(setup, mesh, perturbation, "jvp").compile()(Programs(setup, mesh).create(), batch)
+        aot.lower(setup, mesh, perturbation, "jvp").compile()(*programs.inputs, programs.create(), batch)
         for perturbation in ("global", "per_replica")
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), together.params, apart.params)

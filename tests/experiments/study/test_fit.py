@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.data.config import DataConfig
+from experiments.data.memory import whole
 from experiments.models.config import ModelConfig
 from experiments.optim.config import OptimConfig
 from experiments.study import fit, job
@@ -68,8 +69,7 @@ def test_it_is_the_run_of_train(monkeypatch, network, method, averaging):
     if network == "convnet":
         use_convnet(monkeypatch)
     at_once = swad(start_patience=1)  # while the loss still falls
-    for place, part in ((AVERAGING, at_once), (fit._VALIDATE, at_once.validate), (fit._AVERAGE, at_once.average)):
-        monkeypatch.setitem(place, "swad", part)
+    monkeypatch.setitem(AVERAGING, "swad", at_once)
     model = ModelConfig(
         name="resnet20" if network == "convnet" else "mlp", hidden=(8,) if network == "mlp" else (128, 128)
     )
@@ -79,8 +79,7 @@ def test_it_is_the_run_of_train(monkeypatch, network, method, averaging):
     )
     config = dataclasses.replace(config, averaging=averaging)
     setup, state, scores, last = trained(config)
-    trainer = fit.Trainer(config)
-    found = trainer.fit(config)
+    found = fit.Trainer(config).fit(config)
     assert setup.steps == int(found.end.step) == int(state.step) == 12 and int(found.half.step) == setup.half_time == 4
     for name in ("params", "model_state"):
         jax.tree.map(
@@ -90,10 +89,30 @@ def test_it_is_the_run_of_train(monkeypatch, network, method, averaging):
         )
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.params, last)
     assert (max(jax.tree.leaves(moved)) > 1e-3) == (averaging == "swad")
-    for part in ("train", "validation", "test"):
-        loss, accuracy = trainer.evaluate(found.pipeline, found.end, part)
-        np.testing.assert_allclose(loss, scores[f"{part}_loss"], rtol=1e-4)
-        assert accuracy == pytest.approx(scores[f"{part}_accuracy"], abs=0.011)
+    measured = found.evaluate("train", "validation", "test")
+    assert measured.keys() == scores.keys() and len(scores) == 6
+    for name, value in scores.items():
+        tolerance = {"rel": 1e-4} if name.endswith("loss") else {"abs": 0.011}
+        assert measured[name] == pytest.approx(value, **tolerance)
+
+
+GAM_SKIP = dataclasses.replace(PLAIN, method="gam", gam_rho=0.1, gam_alpha=0.5, interval=2)
+VIT = ModelConfig(name="vit", width=0.125, depth=3)
+
+
+@pytest.mark.parametrize("model, optim", [(CONFIG.model, GAM_SKIP), (VIT, PLAIN)], ids=["mlp", "vit"])
+def test_flops_are_those_of_train_with_loops_as_often_as_they_run(model, optim):
+    """An epoch of a study is a loop, and so are the layers of a ViT."""
+    config = dataclasses.replace(CONFIG, model=model, optim=optim)
+    programs = Programs(set_up(config), make_mesh(DevicesConfig(), config.batch_size, jax.devices()[:1]))
+    record = programs.compile()
+    found, flops = fit.Trainer(config).flops_per_step(config), record["flops_per_step"]
+    if model == VIT:
+        weights = sum(leaf.size for leaf in jax.tree.leaves(programs.abstract.params) if leaf.shape[0] == 3)
+        patches = config.batch_size * (2 * 2 + 1)
+        assert found == flops > 3 * 2 * patches * weights * 0.99
+    else:  # in the loop the interval is a branch, which cannot share the gradient outside
+        assert found == (flops + 2 * record["flops_per_step_between"]) / 2
 
 
 def by_hand(state, images):
@@ -108,8 +127,13 @@ def by_hand(state, images):
 
 def test_tuning_records_the_validation_scores_and_does_not_touch_the_test_set(monkeypatch, trainer, run):
     seen = set()
-    monkeypatch.setattr(fit, "whole", lambda pipeline, part, whole=fit.whole: seen.add(part) or whole(pipeline, part))
-    parts = run.pipeline.parts | {"test": None}  # whoever looks at it fails
+
+    class Watched(dict):
+        def __getitem__(self, part):
+            seen.add(part)
+            return super().__getitem__(part)
+
+    parts = Watched(run.pipeline.parts | {"test": None})  # whoever looks at it fails
     monkeypatch.setattr(trainer, "_pipeline", lambda config: dataclasses.replace(run.pipeline, parts=parts))
     recorded = job.tune(trainer, CONFIG)
     loss, accuracy = by_hand(run.end, run.pipeline.parts["validation"])
@@ -119,7 +143,7 @@ def test_tuning_records_the_validation_scores_and_does_not_touch_the_test_set(mo
         "validation_accuracy": pytest.approx(accuracy, rel=1e-6),
         "validation_loss": pytest.approx(loss, rel=1e-5),
     }
-    with pytest.raises(TypeError):
+    with pytest.raises(AttributeError, match="None"):
         job.test(trainer, CONFIG, WANTED)
 
 
@@ -130,7 +154,7 @@ def test_a_final_run_records_scores_and_the_flatness_of_the_training_loss(traine
     found = [recorded[f"{part}_{name}"] for part in ("test", "train") for name in ("loss", "accuracy")]
     np.testing.assert_allclose(found, [*test, *train], rtol=1e-5)
     assert recorded["generalization_gap"] == recorded["test_loss"] - recorded["train_loss"]
-    images = jax.tree.map(lambda rows: rows[:50], fit.whole(run.pipeline, "train"))
+    images = jax.tree.map(lambda rows: rows[:50], whole(run.pipeline, "train"))
     for stage, state in (("half", run.half), ("end", run.end)):
         flat, unravel = jax.flatten_util.ravel_pytree(state.params)
         loss_fn = jax.jit(lambda vector, unravel=unravel: trainer.loss_fn(unravel(vector), (images, {})))

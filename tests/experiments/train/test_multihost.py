@@ -21,7 +21,8 @@ TRAIN = [
 RUN = "import sys; from experiments import main; sys.exit(main.main(sys.argv[1:]))"
 GETS_A_SIGNAL = """
 import os, signal, sys
-from experiments import main, programs
+from experiments import main
+from experiments.train import programs
 
 step = programs.Programs.step
 

@@ -22,7 +22,8 @@ def finished(tmp_path_factory):
 KILL = """
 import os, signal, sys
 import orbax.checkpoint as ocp
-from experiments import main, programs
+from experiments import main
+from experiments.train import programs
 
 where, count = sys.argv[1], int(sys.argv[2])
 
