@@ -12,11 +12,11 @@ import optax
 import pytest
 
 import gam_jax
-from tests.gam_jax.family import FACTORIES, FAMILY, HELD
+from tests.gam_jax.family import FACTORIES, FAMILY, HELD, parametrize
 from tests.gam_jax.problems import PROBLEMS, mlp
 
 EVERY = FAMILY | HELD
-family = pytest.mark.parametrize("name", EVERY)
+family = parametrize(*EVERY, slow=HELD.keys() - {"gam, held", "sam, held"})
 
 
 def step_with(tx, problem, **extra):

@@ -8,10 +8,10 @@ import pytest
 
 import gam_jax
 from gam_jax import _metric, _tree
-from tests.gam_jax.family import FAMILY
+from tests.gam_jax.family import FAMILY, parametrize
 from tests.gam_jax.problems import PROBLEMS, mlp, one_parameter
 
-family = pytest.mark.parametrize("name", FAMILY)
+family = parametrize()
 
 
 def update(name, loss_fn, params):
