@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pytest
+
 import gam_jax
 from tests.gam_jax import oracles
 
@@ -64,3 +66,10 @@ HELD = {
 
 FACTORIES = list({method.factory: name for name, method in reversed(FAMILY.items())}.values())
 """One method of each factory, the first of the table."""
+
+
+def parametrize(*names, slow=()):
+    """A test for each of these methods (by default all); another of a factory seen before, or a slow one, is slow."""
+    slow = {*slow, *FAMILY.keys() - set(FACTORIES)}
+    marks = {True: [pytest.mark.slow], False: []}
+    return pytest.mark.parametrize("name", [pytest.param(n, marks=marks[n in slow]) for n in names or FAMILY])

@@ -35,7 +35,7 @@ class Dense:
     """Any loss of one flat vector, with its gradient and its whole Hessian, in the form that the algorithms take."""
 
     def __init__(self, loss):
-        self.gradient, self.hessian = jax.grad(loss), jax.hessian(loss)
+        self.gradient, self.hessian = jax.jit(jax.grad(loss)), jax.jit(jax.hessian(loss))
 
 
 def algorithm_1(loss, w, h_loss, rho, alpha):
