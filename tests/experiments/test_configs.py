@@ -47,6 +47,8 @@ for _name in TRAIN_NAMES:
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """Of the compiler: slow programs, soon."""
 DEEP = ("resnet101", "pyramidnet110")
+LONG_TO_TRACE = (*DEEP, "resnet50", "resnext", "wrn28_10", "swin_t")
+"""In full size in the slow tests alone."""
 
 
 class Mock(NamedTuple):
@@ -82,7 +84,7 @@ def test_every_network_is_in_a_config():
     assert {*FIRST} == {*models.NAMES} and len(TRAIN_NAMES) == len({*TRAIN_NAMES}) == 1 + 1 + 14 + 4 + 10
 
 
-@pytest.mark.parametrize("network", [name for name in FIRST if name not in DEEP])
+@pytest.mark.parametrize("network", [name for name in FIRST if name not in LONG_TO_TRACE])
 def test_every_network_takes_a_step_in_full_size(network):
     assert_builds(FIRST[network], "plain")
 
