@@ -1,6 +1,7 @@
 """Config values become the right optax chains, and every method gets the same number of trials."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,7 @@ LINKS = {
 }
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def oracle(method, params, batch):
     """The gradient that SGD gets: where it can, put together by hand from one-point quantities."""
     grad = update = jax.grad(loss_fn)(params, batch)
@@ -64,14 +66,19 @@ def oracle(method, params, batch):
 
 def iterates(tx, steps):
     """The parameters after each step, on batches that change."""
-    params = jnp.array([0.5, -1.0, 2.0])
-    state, seen = tx.init(params), []
-    for step in range(steps):
-        batch = jnp.array([1.0, 2.0, 3.0]) + step
-        updates, state = tx.update(jax.grad(loss_fn)(params, batch), state, params, batch=batch)
-        params = optax.apply_updates(params, updates)
-        seen.append(params)
-    return np.stack(seen)
+
+    @jax.jit
+    def run(params):
+        def take(carry, step):
+            params, state = carry
+            batch = jnp.array([1.0, 2.0, 3.0]) + step
+            updates, state = tx.update(jax.grad(loss_fn)(params, batch), state, params, batch=batch)
+            params = optax.apply_updates(params, updates)
+            return (params, state), params
+
+        return jax.lax.scan(take, (params, tx.init(params)), jnp.arange(steps))[1]
+
+    return np.asarray(run(jnp.array([0.5, -1.0, 2.0])))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -156,11 +163,11 @@ def test_a_share_of_the_batch_is_what_the_flatness_term_sees(x64):
         return jnp.mean(jax.vmap(loss_fn, (None, 0))(params, batch["x"]))
 
     params, batch = jnp.array([0.5, -1.0, 2.0]), {"x": jnp.arange(12.0).reshape(4, 3)}
-    gradient = jax.grad(mean_loss)(params, batch)
     tx = build(config_of("gam", curvature_share=2, weight_decay=0.0, learning_rate=1.0), mean_loss, 1).tx
-    found, _ = tx.update(gradient, tx.init(params), params, batch=batch)
-    rows = {"x": batch["x"][::2]}
-    term = gam_jax.gam_value_and_grad(mean_loss, 0.5, 0.7)(params, rows)[1] - jax.grad(mean_loss)(params, rows)
+    plain, full = jax.jit(jax.grad(mean_loss)), jax.jit(gam_jax.gam_value_and_grad(mean_loss, 0.5, 0.7))
+    gradient, rows = plain(params, batch), {"x": batch["x"][::2]}
+    found, _ = jax.jit(tx.update)(gradient, tx.init(params), params, batch=batch)
+    term = full(params, rows)[1] - plain(params, rows)
     np.testing.assert_allclose(found, -(gradient + term), rtol=1e-9)
 
 
