@@ -1,7 +1,6 @@
 """Config values become the right optax chains, and every method gets the same number of trials."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from experiments.optim.chain import build
 from experiments.optim.config import OptimConfig
 from experiments.optim.methods import METHODS
 from experiments.study.search import best_trial, grid_size, trials
+from tests.gam_jax.family import FAMILY
 
 NUMBERS = {
     "learning_rate": 0.3,
@@ -39,23 +39,21 @@ def loss_fn(params, batch):
     return jnp.sum(jnp.sin(params * batch)) + jnp.sum(params**4) / 4
 
 
-LINKS = {
-    "accelerated_gam": lambda: gam_jax.accelerated_gam(loss_fn, 0.5, 0.4, alpha=0.7, beta=0.6, gamma=0.35),
-    "asam": lambda: gam_jax.sam(loss_fn, 0.4, adaptive=True),
-    "gsam": lambda: gam_jax.sam(loss_fn, 0.4, gamma=0.35),
-    "gradient_norm_penalty": lambda: gam_jax.gradient_norm_penalty(loss_fn, 0.15),
-    "c_flat": lambda: gam_jax.c_flat(loss_fn, 0.5, 0.15),
-    "fad": lambda: gam_jax.fad(loss_fn, rho=0.5, alpha=0.7, beta=0.6),
-}
+def link(method):
+    """The method of the family with the trainer's numbers, where the trainer has one."""
+    row, own = FAMILY[method], METHODS[method].own
+    names = {"rho": "gam_rho" if "gam_rho" in own else "sam_rho", "rho_prime": "sam_rho", "alpha": "gam_alpha"}
+    given = {name: NUMBERS[ours] for name in row.coefficients if (ours := names.get(name, name)) in own}
+    assert len(given) == len(own)
+    return row.factory(loss_fn, **given, **row.options)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def oracle(method, params, batch):
     """The gradient that SGD gets: where it can, put together by hand from one-point quantities."""
     grad = update = jax.grad(loss_fn)(params, batch)
-    if method in LINKS:
-        link = LINKS[method]()
-        update, _ = link.update(grad, link.init(params), params, batch=batch)
+    if method not in COMPARED:
+        tx = link(method)
+        update, _ = tx.update(grad, tx.init(params), params, batch=batch)
     if method in ("sam", "sam+gam"):
         update = jax.grad(loss_fn)(params + 0.4 * grad / jnp.linalg.norm(grad), batch)
     if method in ("gam", "sam+gam"):
