@@ -48,18 +48,18 @@ def link(method):
     return row.factory(loss_fn, **given, **row.options)
 
 
-def oracle(method, params, batch):
-    """The gradient that SGD gets: where it can, put together by hand from one-point quantities."""
+def oracle(method, params, batch, state=None):
+    """The gradient that SGD gets: where it can, put together by hand from one-point quantities; and a link's state."""
     grad = update = jax.grad(loss_fn)(params, batch)
     if method not in COMPARED:
         tx = link(method)
-        update, _ = tx.update(grad, tx.init(params), params, batch=batch)
+        update, state = tx.update(grad, tx.init(params) if state is None else state, params, batch=batch)
     if method in ("sam", "sam+gam"):
         update = jax.grad(loss_fn)(params + 0.4 * grad / jnp.linalg.norm(grad), batch)
     if method in ("gam", "sam+gam"):
         full = gam_jax.gam_value_and_grad(loss_fn, 0.5, 0.7)(params, batch)[1]
         update = update + (full - grad)  # the flatness term belongs to the clean point, also behind SAM
-    return update + 0.2 * params
+    return update + 0.2 * params, state
 
 
 def iterates(tx, steps):
@@ -82,16 +82,22 @@ def iterates(tx, steps):
 @pytest.mark.parametrize("method", METHODS)
 def test_chain_is_the_method_then_decay_then_momentum_and_cosine(x64, method):
     found = iterates(build(config_of(method), loss_fn, steps=4).tx, 4)
-    expected, velocity = jnp.array([0.5, -1.0, 2.0]), jnp.zeros(3)
+    expected, velocity, state = jnp.array([0.5, -1.0, 2.0]), jnp.zeros(3), None
     for step in range(4):
-        velocity = 0.9 * velocity + oracle(method, expected, jnp.array([1.0, 2.0, 3.0]) + step)
+        gradient, state = oracle(method, expected, jnp.array([1.0, 2.0, 3.0]) + step, state)
+        velocity = 0.9 * velocity + gradient
         expected = expected - 0.3 * 0.5 * (1 + np.cos(np.pi * step / 4)) * velocity
         np.testing.assert_allclose(found[step], expected, rtol=1e-10)
 
 
 def test_methods_differ():
-    params, batch = jnp.array([0.5, -1.0, 2.0]), jnp.ones(3)
-    assert len({tuple(oracle(method, params, batch).tolist()) for method in METHODS}) == len(METHODS)
+    """At the second step, when there is something to remember."""
+    params, seen = jnp.array([0.5, -1.0, 2.0]), set()
+    for method in METHODS:
+        _, state = oracle(method, params, jnp.ones(3))
+        gradient, _ = oracle(method, params, jnp.array([1.0, 2.0, 3.0]), state)
+        seen.add(tuple(gradient.tolist()))
+    assert len(seen) == len(METHODS)
 
 
 def test_adamw_decays_matrices_only(x64):
