@@ -49,6 +49,14 @@ FAMILY = {
     "sam": Method(gam_jax.sam, {"rho": 0.05}, 2, 2, oracles.sam),
     "asam": Method(gam_jax.sam, {"rho": 0.5}, 2, 2, oracles.sam, options={"adaptive": True}),
     "gsam": Method(gam_jax.sam, {"rho": 0.05, "gamma": 0.2}, 2, 2, oracles.sam),
+    "friendly_sam": Method(
+        gam_jax.friendly_sam,
+        {"rho": 0.05, "sigma": 0.8, "decay": 0.7},
+        2,
+        2,
+        oracles.FriendlySam,
+        fractions=("decay",),
+    ),
     "gradient_norm_penalty": Method(
         gam_jax.gradient_norm_penalty, {"strength": 0.05}, 3, 2, oracles.gradient_norm_penalty
     ),

@@ -92,6 +92,18 @@ def sam(loss, w, rho, gamma=0.0, adaptive=False):
     return g1 - gamma * orthogonal(g0, to=g1)
 
 
+class FriendlySam:
+    """Algorithm 1 of Li et al. 2024: the mean takes in the gradient before it is subtracted from it."""
+
+    def __init__(self, loss, rho, sigma, decay):
+        self.loss, self.rho, self.sigma, self.decay, self.mean = loss, rho, sigma, decay, 0.0
+
+    def __call__(self, w):
+        g = self.loss.gradient(w)
+        self.mean = self.decay * self.mean + (1 - self.decay) * g
+        return self.loss.gradient(w + self.rho * unit(g - self.sigma * self.mean))
+
+
 @pointwise
 def gradient_norm_penalty(loss, w, strength):
     """The gradient of L + strength ||grad L||."""

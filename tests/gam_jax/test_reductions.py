@@ -38,6 +38,14 @@ def test_accelerated_gam_contains_sam_and_gsam(x64):
     assert_close(direction(accelerated(alpha=1.0, beta=1.0, gamma=0.3), problem), direction(gsam, problem))
 
 
+def test_friendly_sam_contains_sam(x64):
+    """Without its mean, and with a mean of the last gradient alone, of which sigma < 1 leaves the direction."""
+    problem = mlp()
+    sam = direction(gam_jax.sam(problem.loss_fn, 0.05), problem)
+    assert_close(direction(gam_jax.friendly_sam(problem.loss_fn, 0.05, sigma=0.0), problem), sam)
+    assert_close(direction(gam_jax.friendly_sam(problem.loss_fn, 0.05, sigma=0.5, decay=0.0), problem), sam)
+
+
 def test_fad_and_c_flat_contain_sam(x64):
     problem = mlp()
     sam = direction(gam_jax.sam(problem.loss_fn, 0.2), problem)
