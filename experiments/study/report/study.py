@@ -100,6 +100,7 @@ def read_study(folder: Path) -> Study:
     Raises:
       UserError: if it is none, or not finished.
     """
+    require(folder.is_dir(), f"there is no folder {folder}: give the folders of finished studies")
     identity = read_json(folder / "config.json")
     require("grid" in identity.get("config", {}), f"{folder} holds no study")
     config, records = CompareConfig.of(folder, identity["config"]), read_records(folder / "results.jsonl")
