@@ -98,6 +98,6 @@ class TrainConfig:
         return to_json(self, ("workdir", "devices", "checkpoints", "data.folder", "data.workers"))
 
     @classmethod
-    def of(cls, workdir: Path, identity: dict[str, Any]) -> "TrainConfig":
+    def of(cls, workdir: Path, identity: Any) -> "TrainConfig":
         """The config with this identity, and for the rest the defaults."""
-        return from_json(cls, {**identity, "workdir": workdir})
+        return from_json(cls, identity, workdir=workdir)
