@@ -5,11 +5,34 @@ import re
 import shutil
 import signal
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.common.provenance import provenance
 from experiments.train import programs
 from tests.experiments.train.runs import assert_same, records, sessions, state, steps, train, train_elsewhere
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_once(tmp_path_factory):
+    """All runs here, also those in processes of their own, are of the same programs."""
+    place = str(tmp_path_factory.mktemp("compiled"))
+    kept = {
+        "jax_compilation_cache_dir": place,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in kept}
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in kept.items():
+            jax.config.update(name, value)
+            patched.setenv(name.upper(), str(value))
+        compilation_cache.reset_cache()
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
