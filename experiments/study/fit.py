@@ -79,8 +79,8 @@ class Trainer:
         diverged, step = False, 0
         start = time.perf_counter()
         for epoch in range(config.epochs):
-            for rows in _calls(config, pipeline.order(epoch)):
-                state = programs.call(state, step, images, self._mesh.copy(rows))
+            for rows in jax.device_put([*_calls(config, pipeline.order(epoch))], self._mesh.everywhere):
+                state = programs.call(state, step, images, rows)
                 step += len(rows)
             diverged = int(state.broken) >= 0
             if diverged:
