@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from gam_jax._curvature import Curvature, Point
 from gam_jax._loss import Loss
-from gam_jax._options import Options, resolve_mask
+from gam_jax._metric import Metric, resolve_mask
+from gam_jax._options import Options
 from gam_jax._replicas import as_varying, mean_over
-from gam_jax._tree import Metric, scale_by
+from gam_jax._tree import scale_by
 from gam_jax._types import HvpMode, PyTree
 
 

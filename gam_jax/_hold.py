@@ -1,4 +1,4 @@
-"""What a method adds to the updates: bounded, and held for the steps between those on which it acts."""
+"""What lasts from step to step: the term held between, bounded; and nothing of a step that gave inf or NaN."""
 
 from typing import NamedTuple
 
@@ -33,9 +33,14 @@ def nothing_held(params: PyTree) -> Held:
 def hold(term: PyTree, held: Held) -> Held:
     """The term in place of the last one; that one stays where a step gave inf or NaN."""
     new = cast_like(term, held.term)
-    fresh = Held(new, cosine(new, held.term).astype(jnp.float32))
+    return last_finite(Held(new, cosine(new, held.term)), held)
+
+
+def last_finite(new: PyTree, last: PyTree) -> PyTree:
+    """``new`` in the dtypes of ``last``; all of ``last`` where there is inf or NaN in ``new``."""
+    new = cast_like(new, last)
     finite = jnp.isfinite(global_norm(new))
-    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), fresh, held)
+    return jax.tree.map(lambda new, last: jnp.where(finite, new, last), new, last)
 
 
 def bound(new: PyTree, updates: PyTree, max_ratio: float | jax.Array | None) -> PyTree:

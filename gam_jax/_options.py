@@ -1,22 +1,18 @@
-"""The options that every method of the family shares, and the checks of what a caller gives."""
+"""The options that every method of the family shares."""
 
 import dataclasses
-import inspect
-import math
-from collections.abc import Callable, Container
-from typing import Any, TypedDict, TypeVar, get_args
+from collections.abc import Callable
+from typing import Any, TypedDict, get_args
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 from jax.core import Tracer
 
+from gam_jax._checks import check_choice, check_coefficient, check_count
+from gam_jax._signature import readable, show_options
 from gam_jax._types import Between, HvpMode, PyTree
 
-Factory = TypeVar("Factory", bound=Callable[..., Any])
 
-
+@readable
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What every method of the family accepts beside its own coefficients.
@@ -69,7 +65,7 @@ class Options:
         check_coefficient("eps", self.eps)
         check_coefficient("rho_prime", self.rho_prime, positive=True)
         if not callable(self.interval):
-            _check_count("interval", self.interval, "or a function count -> bool")
+            check_count("interval", self.interval, " or a function count -> bool")
             if self.between == "hold" and not isinstance(self.interval, Tracer) and self.interval == 1:
                 raise ValueError("between='hold' has no steps to act on: it needs interval > 1, got interval=1")
         if self.max_ratio is not None:
@@ -77,7 +73,7 @@ class Options:
         if self.num_microbatches is not None:
             if isinstance(self.num_microbatches, Tracer):
                 raise TypeError("num_microbatches must be static: in optax.inject_hyperparams name it in static_args")
-            _check_count("num_microbatches", self.num_microbatches, "or None")
+            check_count("num_microbatches", self.num_microbatches, " or None")
         if self.per_replica and self.axis_name is None:
             raise ValueError("per_replica=True needs the axis_name of the replicas, got axis_name=None")
 
@@ -98,93 +94,4 @@ class OptionArgs(TypedDict, total=False):
     eps: float | jax.Array
 
 
-def show_options(options: type, names: Container[str]) -> Callable[[Factory], Factory]:
-    """Shows fields of a dataclass of options one by one in the signature of a function that takes ``**options``.
-
-    So help() lists them, and optax.inject_hyperparams finds them.
-    """
-
-    def show(factory: Factory) -> Factory:
-        signature = inspect.signature(factory)
-        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        shared = [
-            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
-            for f in dataclasses.fields(options)
-            if f.name in names
-        ]
-        factory.__signature__ = signature.replace(parameters=[*own, *shared])
-        return factory
-
-    return show
-
-
 with_options = show_options(Options, OptionArgs.__annotations__)
-
-
-def check_coefficient(name: str, value: Any, *, positive: bool = False, at_most: float = math.inf) -> None:
-    """Raises unless the value is a finite number >= 0 (> 0 if ``positive``), a traced scalar or a schedule."""
-    if callable(value) or isinstance(value, Tracer):
-        return
-    allowed = f"a finite number {'> 0' if positive else '>= 0'}{f' and <= {at_most}' if at_most < math.inf else ''}"
-    message = f"{name} must be {allowed}, a traced scalar or a schedule, got {name}={value!r}"
-    if isinstance(value, str | bool) or not (np.isscalar(value) or hasattr(value, "dtype")):
-        raise TypeError(message)
-    number = np.asarray(value, np.float64)
-    if number.shape or not 0 <= number <= at_most or number == math.inf or (positive and number == 0):
-        raise ValueError(message)
-
-
-def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """Raises unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {name}={value!r}")
-
-
-def _check_count(name: str, value: Any, otherwise: str) -> None:
-    message = f"{name} must be an integer >= 1 {otherwise}, got {name}={value!r}"
-    if isinstance(value, bool) or not jnp.issubdtype(jnp.result_type(value), jnp.integer) or jnp.shape(value):
-        raise ValueError(message)
-    if not isinstance(value, Tracer) and value < 1:
-        raise ValueError(message)
-
-
-def check_params(params: PyTree, updates: PyTree) -> None:
-    """Raises unless the parameters are a pytree of real floating arrays, and the updates one of the same shapes."""
-    if params is None:
-        raise ValueError(
-            "the loss is evaluated at the parameters: call update(grads, state, params, ...), got params=None"
-        )
-    nodes = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
-    if any(isinstance(node, optax.MaskedNode) for node in nodes):
-        raise ValueError(
-            "got parameters masked by optax.masked or optax.partition, with which the loss cannot be evaluated: put "
-            "this transformation outside, and use its perturb_mask"
-        )
-    for path, leaf in jax.tree.leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise TypeError(
-                f"parameters must be real floating-point arrays, got dtype {jnp.result_type(leaf)} at "
-                f"params{jax.tree_util.keystr(path)}: close over what is not trained"
-            )
-    if jax.tree.structure(params) != jax.tree.structure(updates):
-        raise ValueError(
-            f"updates must have the structure of the parameters, {jax.tree.structure(params)}, got "
-            f"{jax.tree.structure(updates)}"
-        )
-
-
-def resolve_mask(mask: Any, params: PyTree) -> PyTree | None:
-    """The mask as a pytree of Python bools with the structure of the parameters."""
-    if callable(mask):
-        mask = mask(params)
-    if mask is None:
-        return None
-    if jax.tree.structure(mask) != jax.tree.structure(params):
-        raise ValueError(
-            f"perturb_mask must have the structure of the parameters, {jax.tree.structure(params)}, got "
-            f"{jax.tree.structure(mask)}"
-        )
-    for path, leaf in jax.tree.leaves_with_path(mask):
-        if not isinstance(leaf, bool | np.bool_):
-            raise TypeError(f"perturb_mask must hold bools, got {leaf!r} at {jax.tree_util.keystr(path)}")
-    return jax.tree.map(bool, mask)

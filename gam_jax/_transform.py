@@ -1,4 +1,4 @@
-"""Turns a rule into an optax transformation: loss arguments, schedules, interval, state and diagnostics."""
+"""Turns a rule into an optax transformation: loss arguments, schedules, interval, state, diagnostics, memory."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gam_jax._checks import check_coefficient, check_params
 from gam_jax._engine import Engine
-from gam_jax._hold import bound, hold, nothing_held
+from gam_jax._hold import bound, hold, last_finite, nothing_held
 from gam_jax._loss import bind, named_arguments
-from gam_jax._options import Options, check_coefficient, check_params
+from gam_jax._options import Options
 from gam_jax._tree import add_scaled, cast_like, subtract, wide_dtype
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 
@@ -23,11 +24,15 @@ class State(NamedTuple):
       diagnostics: a NamedTuple of float32 scalars, from the last step on which the method acted and they were finite.
         Read them with ``optax.tree.get(opt_state, "grad_norm")``.
       held: what ``between="hold"`` keeps (:class:`gam_jax.Held`); otherwise ``()``.
+      memory: what the method itself remembers, such as a mean of gradients; ``()`` for most. It changes on the steps
+        on which the method acts, as a whole, and not where the new one has inf or NaN: one bad step leaves the last
+        finite memory. With ``axis_name`` all replicas remember the same: what differs between them is averaged.
     """
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     diagnostics: Any
     held: Any = ()
+    memory: Any = ()
 
 
 class Diagnostics(NamedTuple):
@@ -48,8 +53,10 @@ class Diagnostics(NamedTuple):
     cosine: jax.Array
 
 
-Rule = Callable[..., tuple[PyTree, Any]]
-"""One method: ``rule(engine, updates, **coefficients) -> (updates, diagnostics)``."""
+Rule = Callable[..., tuple[Any, ...]]
+"""One method: ``rule(engine, updates, **coefficients) -> (updates, diagnostics)``; one with a memory takes it after the
+updates and returns the new one: ``rule(engine, updates, memory, **coefficients) -> (updates, diagnostics, memory)``.
+"""
 
 
 def from_rule(
@@ -58,6 +65,7 @@ def from_rule(
     diagnostics: Callable[..., Any],
     coefficients: dict[str, ScalarOrSchedule],
     options: Options,
+    memory: Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The optax transformation of a rule.
 
@@ -67,9 +75,12 @@ def from_rule(
       diagnostics: the NamedTuple class that the rule returns its diagnostics in.
       coefficients: the rule's coefficients by name.
       options: the shared options.
+      memory: for a rule with a memory, its first one from the parameters, made of arrays like them (such as
+        ``optax.tree.zeros_like``), so that it is sharded as they are.
     """
     pick, loss = named_arguments(loss_fn), bind(loss_fn, options.has_aux)
     holds = options.between == "hold"
+    remembering = rule if memory else _without_memory(rule)
     for name, value in coefficients.items():
         check_coefficient(name, value)
 
@@ -77,7 +88,8 @@ def from_rule(
         check_params(params, params)
         fields = diagnostics.__annotations__
         seen = diagnostics(*(jnp.zeros((), jnp.float32) for _ in fields))
-        return State(jnp.zeros((), jnp.int32), seen, nothing_held(params) if holds else ())
+        held, remembered = nothing_held(params) if holds else (), memory(params) if memory else ()
+        return State(jnp.zeros((), jnp.int32), seen, held, remembered)
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, State]:
         check_params(params, updates)
@@ -86,22 +98,28 @@ def from_rule(
         updates = cast_like(updates, updates)  # drops weak types, which both branches below must agree on
         values = {name: resolve(value, state.count, engine.params) for name, value in coefficients.items()}
 
-        def act() -> tuple[PyTree, Any, Any]:
-            new, seen = rule(engine, updates, **values)
+        def act() -> tuple[PyTree, Any, Any, Any]:
+            new, seen, remembered = remembering(engine, updates, state.memory, **values)
+            remembered = last_finite(engine.after(remembered), state.memory)
             new, held = cast_like(new, updates), state.held
             if holds:
                 held = hold(engine.after(subtract(new, updates)), held)
-            return new, keep_finite(engine.after(seen), state.diagnostics), held
+            return new, keep_finite(engine.after(seen), state.diagnostics), held, remembered
 
-        def rest() -> tuple[PyTree, Any, Any]:
+        def rest() -> tuple[PyTree, Any, Any, Any]:
             new = add_scaled(updates, 1.0, state.held.term) if holds else updates
-            return new, state.diagnostics, state.held
+            return new, state.diagnostics, state.held, state.memory
 
-        new, seen, held = on_interval(options.interval, state.count, act, rest)
+        new, *kept = on_interval(options.interval, state.count, act, rest)
         new = engine.after(bound(new, updates, options.max_ratio))
-        return new, State(jnp.asarray(optax.safe_increment(state.count)), seen, held)
+        return new, State(jnp.asarray(optax.safe_increment(state.count)), *kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _without_memory(rule: Rule) -> Rule:
+    """The rule in the form of those that have a memory, which it hands on."""
+    return lambda engine, updates, memory, **coefficients: (*rule(engine, updates, **coefficients), memory)
 
 
 def resolve(value: ScalarOrSchedule, count: Any, params: PyTree) -> jax.Array:

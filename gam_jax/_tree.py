@@ -1,10 +1,9 @@
-"""Norms, directions and ascent points on pytrees: the only place that divides by a norm.
+"""Algebra on pytrees: sums, norms, inner products, and all that divides by a norm.
 
 Everything here accumulates in float32, or wider where a leaf is wider, whatever the dtype of the leaves.
 Norms are scaled by the largest entry, so that gradients of size 1e30 or 1e-30 neither overflow nor vanish.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -87,42 +86,3 @@ def perpendicular(tree: PyTree, to: PyTree) -> PyTree:
 def _unit(tree: PyTree) -> PyTree:
     norm = global_norm(tree)
     return scale_by(1 / jnp.where(norm > 0, norm, 1), tree)
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    r"""The geometry in which a step of length rho is taken: a diagonal scaling T per parameter.
-
-    Norms are :math:`\|T x\|` and directions :math:`T^2 x / (\|T x\| + \xi)`, so that the step ``rho * direction``
-    has length rho in the norm :math:`\|T^{-1}\epsilon\|`. T is 1 by default, ``|w|`` for adaptive sharpness
-    (ASAM, Kwon et al. 2021), and 0 on the leaves that ``mask`` leaves out: these neither move nor enter a norm.
-
-    Attributes:
-      scaling: T, a pytree like the parameters in float32 or wider, or None for 1.
-      mask: a pytree of Python bools (True takes part), or None for all.
-      eps: the xi of the paper's Algorithm 1.
-    """
-
-    scaling: PyTree | None
-    mask: PyTree | None
-    eps: float | jax.Array
-
-    def _scaled(self, tree: PyTree) -> PyTree:
-        if self.scaling is not None:
-            tree = jax.tree.map(lambda t, x: t * widen(x), self.scaling, tree)
-        if self.mask is not None:
-            tree = jax.tree.map(lambda keep, x: x if keep else jnp.zeros_like(x), self.mask, tree)
-        return tree
-
-    def norm(self, tree: PyTree) -> jax.Array:
-        """``||T x||``."""
-        return global_norm(self._scaled(tree))
-
-    def direction(self, tree: PyTree) -> PyTree:
-        """``T^2 x / (||T x|| + eps)``, in float32 or wider; zero at zero."""
-        unit = normalize(self._scaled(tree), self.eps)
-        return unit if self.scaling is None else self._scaled(unit)
-
-    def ascend(self, start: PyTree, toward: PyTree, radius: jax.Array) -> PyTree:
-        """``start + radius * direction(toward)``, formed in float32 or wider, in the dtypes of ``start``."""
-        return add_scaled(start, radius, self.direction(toward))

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 
-from gam_jax._options import check_coefficient, check_params
+from gam_jax._checks import check_coefficient, check_count, check_params
+from gam_jax._signature import readable
 from gam_jax._tree import widen
 from gam_jax._types import PyTree
 
@@ -60,6 +60,7 @@ class Swad(NamedTuple):
     average: Callable[[SwadState, PyTree], PyTree]
 
 
+@readable
 def swad(*, start_patience: int = 3, end_patience: int = 6, tolerance_ratio: float = 0.3) -> Swad:
     r"""Stochastic Weight Averaging Densely (SWAD): the average of all iterates while validation says that it helps.
 
@@ -108,8 +109,7 @@ def swad(*, start_patience: int = 3, end_patience: int = 6, tolerance_ratio: flo
       https://arxiv.org/abs/2102.08604
     """
     for name, value in {"start_patience": start_patience, "end_patience": end_patience}.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {name}={value!r}")
+        check_count(name, value)
     check_coefficient("tolerance_ratio", tolerance_ratio)
     size = max(start_patience, end_patience)
 

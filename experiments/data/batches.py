@@ -30,6 +30,11 @@ class Batch(NamedTuple):
     weight: Array
 
 
+def unpadded_batch(image: Array, label: Array, index: Array) -> Batch:
+    """A batch of which every row counts."""
+    return Batch(image, label, index, np.ones(len(label), np.float32))
+
+
 class Pipeline(Protocol):
     """The batches of one data set as one of several processes sees them.
 

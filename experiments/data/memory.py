@@ -5,10 +5,11 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from experiments.common.errors import require
-from experiments.data.batches import Batch, Part, evaluation_rows
+from experiments.data.batches import Batch, Part, evaluation_rows, unpadded_batch
 from experiments.data.catalogue import DATA_SETS, DataSet
 from experiments.data.config import DataConfig
 from experiments.data.digits import digits
@@ -103,6 +104,13 @@ class MemoryPipeline:
     def _batch(self, part: Part, chosen: np.ndarray, weight: np.ndarray) -> Batch:
         image, label = self.parts[part].take(chosen)
         return Batch(resize_all(image, self.data_set.image_shape[0]), label, chosen.astype(np.int32), weight)
+
+
+def whole(pipeline: MemoryPipeline, part: Part) -> Batch:
+    """A part of the data, on the device."""
+    images, labels = pipeline.parts[part]
+    images = resize_all(images, pipeline.data_set.image_shape[0])
+    return jax.device_put(unpadded_batch(images, labels, np.arange(len(labels), dtype=np.int32)))
 
 
 def read(config: DataConfig) -> Decoded:

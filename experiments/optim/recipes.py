@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from experiments.optim.config import Averaging
 from experiments.optim.methods import METHODS, Base, Method
 from experiments.optim.methods import label as method_label
-from gam_jax._types import Between
+from gam_jax import Between
 
 
 class Recipe(NamedTuple):

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments.common.store import Record, plain
-from experiments.data import Batch
+from experiments.data import Batch, Part
+from experiments.data.memory import whole
 from experiments.study.config import CompareConfig, Quantity
-from experiments.study.fit import Fitted, Trainer, whole
+from experiments.study.fit import Fitted, Trainer
 from experiments.train.config import TrainConfig
 from experiments.train.state import TrainState
 from gam_jax import flatness
@@ -67,14 +68,13 @@ class Runner:
 
 def tune(trainer: Trainer, config: TrainConfig) -> Record:
     """A run to choose hyper-parameters by: its scores on the validation images, and nothing of the test set."""
-    run = trainer.fit(config)
-    return _scored(run, {"validation": trainer.evaluate(run.pipeline, run.end, "validation")})
+    return _scored(trainer.fit(config), "validation")
 
 
 def test(trainer: Trainer, config: TrainConfig, wanted: Wanted) -> Record:
     """A final run: its scores on test and training images, the latter with the labels that were trained on."""
     run = trainer.fit(config)
-    record = _scored(run, {part: trainer.evaluate(run.pipeline, run.end, part) for part in ("test", "train")})
+    record = _scored(run, "test", "train")
     gap = None if record["diverged"] else record["test_loss"] - record["train_loss"]
     record |= {"generalization_gap": gap}
     if wanted.measure:
@@ -120,12 +120,12 @@ def _size(piece: tuple[Batch, Any]) -> int:
     return len(piece[0].label)
 
 
-def _scored(run: Fitted, scores: dict[str, Any]) -> Record:
-    """Losses and accuracies by name; None for all of them if the run diverged."""
-    named = {f"{part}_{name}": value for part, found in scores.items() for name, value in found._asdict().items()}
-    diverged = run.diverged or not all(map(math.isfinite, named.values()))
+def _scored(run: Fitted, *parts: Part) -> Record:
+    """Losses and accuracies at the end by name; None for all of them if the run diverged."""
+    scores = run.evaluate(*parts)
+    diverged = run.diverged or not all(map(math.isfinite, scores.values()))
     return {
         "diverged": diverged,
-        **{name: None if diverged else value for name, value in named.items()},
+        **{name: None if diverged else value for name, value in scores.items()},
         "seconds": run.seconds,
     }

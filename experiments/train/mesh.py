@@ -48,6 +48,10 @@ class Mesh(NamedTuple):
         """Global arrays of a batch, of which every process has its own rows."""
         return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(self.batch, rows), batch)
 
+    def copy(self, numbers: Any) -> Any:
+        """Copies on every device of arrays that every process has."""
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(self.everywhere, leaf), numbers)
+
 
 def start(config: DevicesConfig) -> None:
     """Joins the other processes, before anything else touches a device.

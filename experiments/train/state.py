@@ -68,11 +68,14 @@ class TrainState(NamedTuple):
     broken: jax.Array
 
 
-def initial_state(
-    init: Callable[[jax.Array], tuple[Any, Any]], optimizer_init: Callable[[Any], Any], averaging: Averaging, seed: int
-) -> TrainState:
+def initial_weights(init: Callable[[jax.Array], tuple[Any, Any]], seed: jax.typing.ArrayLike) -> tuple[Any, Any]:
+    """Parameters and batch statistics of a network at initialisation."""
+    return init(jax.random.fold_in(jax.random.key(seed), 0))
+
+
+def initial_state(optimizer_init: Callable[[Any], Any], averaging: Averaging, weights: tuple[Any, Any]) -> TrainState:
     """The state before the first step; to be jitted with the shardings that it should have."""
-    params, model_state = init(jax.random.fold_in(jax.random.key(seed), 0))
+    params, model_state = weights
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -1,7 +1,26 @@
 """Instruments that measure flatness: zeroth-order, first-order and second-order, and pictures of the landscape.
 
+=====================================  =================================================================
+function                               what it measures
+=====================================  =================================================================
+:func:`first_order_flatness`           the largest gradient norm within a ball, times its radius: GAM's
+:func:`zeroth_order_flatness`          the largest increase of the loss within a ball: SAM's
+:func:`hessian_top_eigenvalues`        the largest, smallest or largest absolute eigenvalues
+:func:`hessian_trace`                  the sum of the eigenvalues
+:func:`hessian_density`                their distribution
+:func:`loss_slice`                     the loss on a line or a plane through the point
+:func:`filter_normalized_directions`   directions for it that compare between networks
+:func:`count_local_minima`             minima and maxima along random directions
+=====================================  =================================================================
+
+:func:`first_order_flatness_one_step` and :func:`zeroth_order_flatness_one_step` are the estimates that the optimizers
+use. Results are named tuples: :class:`Flatness`, :class:`Eigenvalues`, :class:`TraceEstimate`,
+:class:`SpectralDensity`, :class:`LossSlice`, :class:`LocalExtrema`.
+
 Every one takes ``loss_fn, params, batches`` and works on the mean of the loss over all examples of a data set,
 which may be far larger than memory: batches are streamed, and each measurement says how many passes it makes.
+
+Options that all of them accept are in :class:`DataOptions`.
 
 * ``loss_fn(params, batch) -> scalar``, the mean over the examples of the batch. It must be deterministic: no
   dropout, no augmentation; this is checked first. With batch normalisation the choice is the caller's: a loss
@@ -13,26 +32,40 @@ which may be far larger than memory: batches are streamed, and each measurement 
   whose sizes may differ; or None, with ``loss_fn(params)``. A tuple is a pytree, a list is a list of batches.
 * Random choices take a typed key, and estimates come with their standard error.
 
-These functions run on the host, around compiled passes over batches: they cannot be called inside jit. The
-compiled passes are kept per loss function and shapes, so that measuring again at other parameters compiles
-nothing; a loss function made anew for each call (a fresh lambda) compiles anew, and what it closes over stays in
-JAX's cache.
+These functions run on the host, around compiled passes over batches: they cannot be called inside jit. Each
+measurement traces the loss once, as it is then: what it closes over, a module's variables and the attributes of an
+object may have changed since the last. A compiled pass is used again where the same loss function gives an equal
+trace, so that measuring again at other parameters compiles nothing; a loss function made anew for each call (a
+fresh lambda) compiles anew, and what it closes over stays in JAX's cache. A loss that is wrapped in ``jax.jit`` is
+traced by the rules of that.
 """
 
-from gam_jax.flatness._ball import Flatness as Flatness
-from gam_jax.flatness._data import DataOptions as DataOptions
-from gam_jax.flatness.density import SpectralDensity as SpectralDensity
-from gam_jax.flatness.density import hessian_density as hessian_density
-from gam_jax.flatness.eigenvalues import Eigenvalues as Eigenvalues
-from gam_jax.flatness.eigenvalues import TraceEstimate as TraceEstimate
-from gam_jax.flatness.eigenvalues import hessian_top_eigenvalues as hessian_top_eigenvalues
-from gam_jax.flatness.eigenvalues import hessian_trace as hessian_trace
-from gam_jax.flatness.first_order import first_order_flatness as first_order_flatness
-from gam_jax.flatness.first_order import first_order_flatness_one_step as first_order_flatness_one_step
-from gam_jax.flatness.landscape import LossSlice as LossSlice
-from gam_jax.flatness.landscape import filter_normalized_directions as filter_normalized_directions
-from gam_jax.flatness.landscape import loss_slice as loss_slice
-from gam_jax.flatness.minima import LocalExtrema as LocalExtrema
-from gam_jax.flatness.minima import count_local_minima as count_local_minima
-from gam_jax.flatness.zeroth_order import zeroth_order_flatness as zeroth_order_flatness
-from gam_jax.flatness.zeroth_order import zeroth_order_flatness_one_step as zeroth_order_flatness_one_step
+from gam_jax.flatness._ball import Flatness
+from gam_jax.flatness._data import DataOptions
+from gam_jax.flatness.density import SpectralDensity, hessian_density
+from gam_jax.flatness.eigenvalues import Eigenvalues, hessian_top_eigenvalues
+from gam_jax.flatness.first_order import first_order_flatness, first_order_flatness_one_step
+from gam_jax.flatness.landscape import LossSlice, filter_normalized_directions, loss_slice
+from gam_jax.flatness.minima import LocalExtrema, count_local_minima
+from gam_jax.flatness.trace import TraceEstimate, hessian_trace
+from gam_jax.flatness.zeroth_order import zeroth_order_flatness, zeroth_order_flatness_one_step
+
+__all__ = [
+    "DataOptions",
+    "Eigenvalues",
+    "Flatness",
+    "LocalExtrema",
+    "LossSlice",
+    "SpectralDensity",
+    "TraceEstimate",
+    "count_local_minima",
+    "filter_normalized_directions",
+    "first_order_flatness",
+    "first_order_flatness_one_step",
+    "hessian_density",
+    "hessian_top_eigenvalues",
+    "hessian_trace",
+    "loss_slice",
+    "zeroth_order_flatness",
+    "zeroth_order_flatness_one_step",
+]

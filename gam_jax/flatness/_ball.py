@@ -9,8 +9,8 @@ import numpy as np
 
 from gam_jax._tree import add_scaled, global_norm, inner_product, scale_by
 from gam_jax._types import PyTree
-from gam_jax.flatness._krylov import random_like
 from gam_jax.flatness._objective import Objective
+from gam_jax.flatness._vectors import inner, norm, random_like, scale, shift
 
 _BACKTRACKS = 8
 _RECENT = 4  # points to extrapolate from
@@ -48,13 +48,6 @@ class Problem(NamedTuple):
 
     evaluate: Callable[[PyTree], tuple[float, Any]]
     ascent: Callable[[PyTree, Any], PyTree]
-
-
-shift = jax.jit(add_scaled)
-"""``params + factor * offset``, formed in float32 or wider, in the dtypes of the parameters."""
-norm = jax.jit(global_norm)
-scale = jax.jit(scale_by)
-_inner = jax.jit(inner_product)
 
 
 def maximize(
@@ -128,14 +121,14 @@ def _ascend(problem: Problem, rho: float, offset: PyTree, num_steps: int) -> tup
             if len(recent) > 1:
                 there = _extrapolated(recent, rho)
                 new_value, new_seen = evaluate(there)
-                if new_value >= value + float(_inner(gradient, shift(plain, -1.0, offset))):
+                if new_value >= value + float(inner(gradient, shift(plain, -1.0, offset))):
                     offset, value, seen = there, new_value, new_seen
                     values.append(value)
                     continue
         recent = recent[-1:] if length == np.inf else []
         for _ in range(_BACKTRACKS):
             there = _moved(offset, gradient, length / steepness, rho)
-            promised = float(_inner(gradient, shift(there, -1.0, offset)))
+            promised = float(inner(gradient, shift(there, -1.0, offset)))
             new_value, new_seen = evaluate(there)
             if new_value > value and new_value >= value + _SUFFICIENT * promised:
                 break
@@ -181,4 +174,4 @@ def _moved(offset: PyTree, gradient: PyTree, factor: float, rho: float) -> PyTre
 
 def _gap(gradient: PyTree, offset: PyTree, rho: float) -> float:
     """``max over the ball of <gradient, x - offset>``."""
-    return max(rho * float(norm(gradient)) - float(_inner(gradient, offset)), 0.0)
+    return max(rho * float(norm(gradient)) - float(inner(gradient, offset)), 0.0)

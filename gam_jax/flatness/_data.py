@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gam_jax._options import show_options
+from gam_jax._signature import readable, show_options
 from gam_jax._types import PyTree
 
 ProgressFn = Callable[[int, int], None]
 """``progress(passes, batches)``: finished passes over the data, and batches done in the current one."""
 
 
+@readable
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
     """What every measurement accepts about its loss and its data, as keyword arguments.

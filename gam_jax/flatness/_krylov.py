@@ -18,32 +18,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gam_jax._tree import global_norm, scale_by, wide_dtype
 from gam_jax._types import PyTree
 from gam_jax.flatness._data import automatic
+from gam_jax.flatness._vectors import random_like
 
 _EXACT = jax.lax.Precision.HIGHEST  # an accelerator's default for float32 products is less than float32
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def random_like(key: jax.Array, tree: PyTree, kind: str = "normal") -> PyTree:
-    """Independent standard normal entries or random signs, in float32 or wider."""
-    leaves, structure = jax.tree.flatten(tree)
-    draw = {"normal": jax.random.normal, "signs": jax.random.rademacher}[kind]
-    keys = jax.random.split(key, len(leaves))
-    dtypes = [wide_dtype(leaf) for leaf in leaves]
-    return jax.tree.unflatten(
-        structure, [draw(k, leaf.shape, t) for k, leaf, t in zip(keys, leaves, dtypes, strict=True)]
-    )
-
-
-@jax.jit
-def unit_like(tree: PyTree, i: int) -> PyTree:
-    """The i-th unit vector, in float32 or wider."""
-    leaves, structure = jax.tree.flatten(tree)
-    units = []
-    for leaf in leaves:
-        unit = (jnp.arange(leaf.size) == i).astype(wide_dtype(leaf))
-        units.append(unit.reshape(leaf.shape))
-        i = i - leaf.size
-    return jax.tree.unflatten(structure, units)
 
 
 def _automatic_sharding(leaf: jax.Array) -> Any:

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 
 from gam_jax._types import PyTree
-from gam_jax.flatness._krylov import random_like, unit_like
 from gam_jax.flatness._objective import Objective
+from gam_jax.flatness._vectors import random_like, unit_like
 
 
 def probe(objective: Objective, key: jax.Array, num_probes: int, i: int) -> PyTree:

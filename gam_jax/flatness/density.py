@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from gam_jax._checks import check_integer, check_key, check_positive
 from gam_jax._types import LossFn, PyTree
-from gam_jax.flatness._checks import check_count, check_key, check_positive
 from gam_jax.flatness._data import DataArgs, with_data_options
 from gam_jax.flatness._krylov import Krylov
 from gam_jax.flatness._objective import measure
@@ -97,15 +97,15 @@ def hessian_density(
       ICML 2019. https://arxiv.org/abs/1901.10159
     """
     check_key(key)
-    check_count("num_probes", num_probes)
-    check_count("num_steps", num_steps)
+    check_integer("num_probes", num_probes)
+    check_integer("num_steps", num_steps)
     if bandwidth is not None:
         check_positive("bandwidth", bandwidth)
     if grid is not None and (np.ndim(grid) != 1 or not np.isfinite(grid).all() or not np.size(grid)):
         raise ValueError(f"grid must be a list of finite numbers, got {grid=}")
     with measure(loss_fn, params, batches, **options) as objective:
         exact = num_probes >= objective.size
-        check_count("num_probes", num_probes, at_least=1 if exact else 2)
+        check_integer("num_probes", num_probes, at_least=1 if exact else 2)
         krylov = Krylov(objective.product, objective.params, num_steps, key)
         nodes = np.full((min(num_probes, objective.size), krylov.size), np.nan)
         weights = np.zeros_like(nodes)

@@ -1,20 +1,21 @@
-"""Second-order flatness: the top eigenvalues and the trace of the Hessian."""
+"""Second-order flatness: the top eigenvalues of the Hessian, by Lanczos' method."""
 
 import warnings
-from typing import NamedTuple, Unpack, get_args
+from typing import Literal, NamedTuple, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gam_jax._tree import add_scaled, global_norm, inner_product
+from gam_jax._checks import check_integer, check_key, check_positive
+from gam_jax._tree import add_scaled, global_norm
 from gam_jax._types import LossFn, PyTree
-from gam_jax.flatness._checks import check_count, check_key, check_positive
 from gam_jax.flatness._data import DataArgs, with_data_options
-from gam_jax.flatness._eigenpairs import Which, top_ritz_pairs
 from gam_jax.flatness._krylov import Krylov
 from gam_jax.flatness._objective import Objective, measure
-from gam_jax.flatness._probes import probe, standard_error
+
+Which = Literal["largest", "smallest", "magnitude"]
+_ORDER = {"largest": lambda x: -x, "smallest": lambda x: x, "magnitude": lambda x: -np.abs(x)}
 
 
 class Eigenvalues(NamedTuple):
@@ -110,18 +111,66 @@ def hessian_top_eigenvalues(
         raise ValueError(f"which must be one of {get_args(Which)}, got {which!r}")
     if rtol is not None:
         check_positive("rtol", rtol)
-    check_count("k", k)
+    check_integer("k", k)
     with measure(loss_fn, params, batches, **options) as objective:
-        check_count("k", k, at_most=objective.size, of=", the number of parameters")
+        check_integer("k", k, at_most=objective.size, of=", the number of parameters")
         basis_size = max(2 * k + 10, 20) if basis_size is None else basis_size
         basis_size = min(basis_size, objective.size)
-        check_count("basis_size", basis_size, at_least=min(k + 2, objective.size))
+        check_integer("basis_size", basis_size, at_least=min(k + 2, objective.size))
         max_products = 20 * basis_size if max_products is None else max_products
-        check_count("max_products", max_products, at_least=basis_size)
+        check_integer("max_products", max_products, at_least=basis_size)
         krylov = Krylov(objective.product, objective.params, basis_size, key)
         tolerance = objective.machine_epsilon**0.5 if rtol is None else rtol
-        found = top_ritz_pairs(krylov, k, which, tolerance, max_products)
+        found = _top_ritz_pairs(krylov, k, which, tolerance, max_products)
         return _certified(objective, krylov, found, return_vectors)
+
+
+def _top_ritz_pairs(
+    krylov: Krylov, k: int, which: Which, rtol: float, max_products: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k wanted Ritz values and their coordinates in the rows of the basis."""
+    size = krylov.size
+    set_aside = np.full(k, np.nan)  # the values found before the present search for what they hide
+    searching = False
+    krylov.start_at_random()
+    while True:
+        krylov.step()
+        values, coordinates, residuals = krylov.ritz()
+        order = np.argsort(_ORDER[which](values), kind="stable")
+        wanted = order[:k]
+        found = values[wanted], coordinates[:, wanted]
+        bound = rtol * np.abs(values).max()
+        full, exhausted = krylov.length == size, krylov.beta == 0
+        converged = krylov.length >= (k if exhausted else k + 2) and bool((residuals[wanted] <= bound).all())
+        unhidden = k == 1 or np.abs(found[0] - set_aside).max() <= bound if converged else False
+        if krylov.length == krylov.dimension or (unhidden and (full or exhausted or not searching)):
+            return found
+        if krylov.products >= max_products:
+            _warn(krylov.products, residuals[wanted].max(), bound, converged)
+            return found
+        if converged and (full or exhausted or not searching):
+            set_aside, searching = found[0], True
+            krylov.restart(*found, keep_residual=False)
+            krylov.start_at_random()
+        elif exhausted:
+            krylov.start_at_random()
+        elif full:
+            searching = False
+            kept = order[: k + (size - k) // 3]
+            krylov.restart(values[kept], coordinates[:, kept], keep_residual=True)
+
+
+def _warn(products: int, residual: float, bound: float, converged: bool) -> None:
+    missing = (
+        "did not confirm that no eigenvalue is repeated or missing"
+        if converged
+        else f"did not bring all residuals below {bound:.3g}, got {residual:.3g}"
+    )
+    warnings.warn(
+        f"{products} Hessian-vector products {missing}: give a larger max_products, basis_size or rtol",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 @jax.jit
@@ -141,95 +190,3 @@ def _certified(
             vectors.append(v)
     stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *vectors) if return_vectors else None
     return Eigenvalues(found[0], np.array(residuals), stacked, krylov.products + len(residuals))
-
-
-class TraceEstimate(NamedTuple):
-    """A stochastic estimate of the trace.
-
-    Attributes:
-      value: the mean of the samples.
-      standard_error: of the value; 0 when it is exact.
-      samples: one unbiased estimate for each probe, float64 [num_products].
-    """
-
-    value: float
-    standard_error: float
-    samples: np.ndarray
-
-
-@with_data_options
-def hessian_trace(
-    loss_fn: LossFn,
-    params: PyTree,
-    batches: PyTree,
-    *,
-    key: jax.Array,
-    num_probes: int = 100,
-    rtol: float | None = None,
-    **options: Unpack[DataArgs],
-) -> TraceEstimate:
-    r"""The trace of the Hessian of the mean loss over a data set, with its standard error.
-
-    .. math:: \operatorname{tr} H = \mathbb{E}\, z^T H z, \qquad z_i = \pm 1
-
-    Hutchinson's estimator, unbiased, with variance :math:`2 \sum_{i \ne j} H_{ij}^2` for one probe. With
-    ``num_probes`` at least the number of parameters the probes are the unit vectors and the trace is exact.
-
-    Cost: 3 gradient evaluations on the whole data for each probe. Memory: 4 copies of the parameters; probes
-    are taken one at a time (matfree's estimators take all at once, and draw their probes beforehand).
-
-    Args:
-      loss_fn: as in :func:`hessian_top_eigenvalues`.
-      params: pytree of floating-point arrays.
-      batches: as in :func:`hessian_top_eigenvalues`.
-      key: typed random key.
-      num_probes: at most so many, at least 2. The default is PyHessian's.
-      rtol: stop when the standard error is below ``rtol`` times the value, in magnitude, after no less than 10
-        probes. A RuntimeWarning says when ``num_probes`` are not enough. Default: take all.
-      **options: see :class:`gam_jax.flatness.DataOptions`.
-
-    Returns:
-      :class:`TraceEstimate`.
-
-    Raises:
-      TypeError, ValueError: as :func:`hessian_top_eigenvalues` does.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from gam_jax import flatness
-      >>> loss_fn = lambda params: jnp.sum(jnp.arange(4.0) * params**2) / 2
-      >>> trace = flatness.hessian_trace(loss_fn, jnp.ones(4), None, key=jax.random.key(0), num_probes=4)
-      >>> print(trace.value, trace.standard_error)
-      6.0 0.0
-
-    References:
-      Hutchinson: A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines.
-        1990.
-    """
-    check_key(key)
-    if rtol is not None:
-        check_positive("rtol", rtol)
-    check_count("num_probes", num_probes)
-    with measure(loss_fn, params, batches, **options) as objective:
-        exact = num_probes >= objective.size
-        check_count("num_probes", num_probes, at_least=1 if exact else 2)
-        samples, mean, error = [], np.nan, np.nan
-        while len(samples) < min(num_probes, objective.size):
-            z = probe(objective, key, num_probes, len(samples))
-            samples.append(float(_quadratic_form(z, objective.product(z))) * (objective.size if exact else 1))
-            if not np.isfinite(samples[-1]):
-                raise ValueError(f"Hessian-vector products must be finite, got z^T H z = {samples[-1]}")
-            mean, error = np.mean(samples), standard_error(np.array(samples), exact)
-            if rtol is not None and not exact and len(samples) >= 10 and error <= rtol * abs(mean):
-                break
-    if rtol is not None and error > rtol * abs(mean):
-        warnings.warn(
-            f"{len(samples)} probes did not bring the standard error below {rtol} of the trace, got {mean:.4g} +- "
-            f"{error:.2g}: give a larger num_probes or rtol",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return TraceEstimate(float(mean), float(error), np.array(samples))
-
-
-_quadratic_form = jax.jit(inner_product)

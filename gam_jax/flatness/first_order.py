@@ -4,12 +4,13 @@ from typing import Any, Unpack
 
 import jax
 
+from gam_jax._checks import check_integer, check_key, check_positive
 from gam_jax._tree import normalize
 from gam_jax._types import LossFn, PyTree
-from gam_jax.flatness._ball import Flatness, Problem, maximize, norm, scale, shift
-from gam_jax.flatness._checks import check_count, check_key, check_positive
+from gam_jax.flatness._ball import Flatness, Problem, maximize
 from gam_jax.flatness._data import DataArgs, with_data_options
 from gam_jax.flatness._objective import measure
+from gam_jax.flatness._vectors import norm, scale, shift
 
 _XI = 1e-30  # far below any gradient norm that float32 resolves, and enough to make 0/0 zero
 
@@ -84,8 +85,8 @@ def first_order_flatness(
     """
     check_key(key)
     check_positive("rho", rho)
-    check_count("num_steps", num_steps)
-    check_count("num_restarts", num_restarts)
+    check_integer("num_steps", num_steps)
+    check_integer("num_restarts", num_restarts)
     with measure(loss_fn, params, batches, **options) as objective:
 
         def evaluate(offset: PyTree) -> tuple[float, PyTree]:

@@ -6,12 +6,11 @@ from typing import NamedTuple, Unpack
 import jax
 import numpy as np
 
+from gam_jax._checks import check_integer, check_key, check_positive
 from gam_jax._types import LossFn, PyTree
-from gam_jax.flatness._ball import norm, scale, shift
-from gam_jax.flatness._checks import check_count, check_key, check_positive
 from gam_jax.flatness._data import DataArgs, with_data_options
-from gam_jax.flatness._krylov import random_like
 from gam_jax.flatness._objective import measure
+from gam_jax.flatness._vectors import norm, random_like, scale, shift
 
 
 class LocalExtrema(NamedTuple):
@@ -90,8 +89,8 @@ def count_local_minima(
       2.0 1.0
     """
     check_key(key)
-    check_count("num_directions", num_directions, at_least=2)
-    check_count("num_steps", num_steps, at_least=2)
+    check_integer("num_directions", num_directions, at_least=2)
+    check_integer("num_steps", num_steps, at_least=2)
     check_positive("step_size", step_size)
     if threshold is not None and not 0 <= threshold < np.inf:
         raise ValueError(f"threshold must be a finite number >= 0, got {threshold=}")

@@ -5,8 +5,10 @@ from typing import Unpack
 import jax
 import optax
 
+from gam_jax._checks import check_coefficient
 from gam_jax._engine import Engine
-from gam_jax._options import OptionArgs, Options, check_coefficient, with_options
+from gam_jax._options import OptionArgs, Options, with_options
+from gam_jax._signature import readable
 from gam_jax._transform import Diagnostics, from_rule
 from gam_jax._tree import add_scaled, perpendicular, scale_by
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
@@ -93,6 +95,7 @@ def accelerated_gam(
     return from_rule(loss_fn, _rule, Diagnostics, coefficients, Options(**options))
 
 
+@readable
 def released_coefficients(*, rho: float, rho_prime: float, alpha: float, beta: float, gamma: float) -> dict[str, float]:
     r"""Maps settings of the authors' released program onto :func:`accelerated_gam`.
 

@@ -5,8 +5,9 @@ from typing import Unpack
 import jax
 import optax
 
+from gam_jax._checks import check_coefficient
 from gam_jax._engine import Engine
-from gam_jax._options import OptionArgs, Options, check_coefficient, with_options
+from gam_jax._options import OptionArgs, Options, with_options
 from gam_jax._transform import Diagnostics, from_rule
 from gam_jax._tree import add_scaled, scale_by, subtract
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule

@@ -7,11 +7,12 @@ from typing import Any, Unpack, get_args
 import jax
 import optax
 
+from gam_jax._checks import check_choice, check_coefficient, check_params
 from gam_jax._curvature import Point
 from gam_jax._engine import Engine
 from gam_jax._hold import bound
 from gam_jax._loss import bind
-from gam_jax._options import OptionArgs, Options, check_choice, check_coefficient, check_params, with_options
+from gam_jax._options import OptionArgs, Options, with_options
 from gam_jax._transform import Diagnostics, from_rule, on_interval, resolve
 from gam_jax._tree import add_scaled, cast_like, cosine, global_norm, scale_by
 from gam_jax._types import HvpMode, LossFn, PyTree, ScalarOrSchedule

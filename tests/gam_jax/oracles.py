@@ -1,4 +1,9 @@
-"""Literal, slow, numpy float64 transcriptions of the paper's algorithms, with its equation and line numbers."""
+"""Literal, slow, numpy float64 transcriptions of the papers' algorithms, with equation and line numbers.
+
+A method of the family is ``method(loss, **coefficients)``, a function of the point that gives the direction there.
+"""
+
+import functools
 
 import jax
 import numpy as np
@@ -30,7 +35,7 @@ class Dense:
     """Any loss of one flat vector, with its gradient and its whole Hessian, in the form that the algorithms take."""
 
     def __init__(self, loss):
-        self.gradient, self.hessian = jax.grad(loss), jax.hessian(loss)
+        self.gradient, self.hessian = jax.jit(jax.grad(loss)), jax.jit(jax.hessian(loss))
 
 
 def algorithm_1(loss, w, h_loss, rho, alpha):
@@ -43,7 +48,27 @@ def algorithm_1(loss, w, h_loss, rho, alpha):
     return h_loss + alpha * h_norm  # line 10
 
 
-def algorithm_2(loss, w, rho, rho_prime, alpha, beta, gamma):
+def pointwise(direction):
+    """A method without memory: ``direction(loss, w, **coefficients)`` as ``method(loss, **coefficients)(w)``."""
+    return functools.partial(functools.partial, direction)
+
+
+def unit(x):
+    return x / (np.linalg.norm(x) + XI)
+
+
+def orthogonal(x, to):
+    """The component of x orthogonal to the other."""
+    return x - to * (x @ to) / (to @ to)
+
+
+@pointwise
+def gam(loss, w, rho, alpha):
+    return algorithm_1(loss, w, loss.gradient(w), rho, alpha)
+
+
+@pointwise
+def accelerated_gam(loss, w, rho, rho_prime, alpha, beta, gamma):
     """Algorithm 2, as printed."""
     g0 = loss.gradient(w)
     w1 = w + rho_prime * g0 / (np.linalg.norm(g0) + XI)
@@ -57,6 +82,53 @@ def algorithm_2(loss, w, rho, rho_prime, alpha, beta, gamma):
     h_minus = beta * g0 + (1 - beta) * g2
     parallel = h_plus * (h_minus @ h_plus) / (h_plus @ h_plus)
     return h_plus - gamma * (h_minus - parallel)
+
+
+@pointwise
+def sam(loss, w, rho, gamma=0.0, adaptive=False):
+    """SAM; in the scaling |w| ASAM; with gamma GSAM."""
+    g0, scaling = loss.gradient(w), np.abs(w) if adaptive else np.ones_like(w)
+    g1 = loss.gradient(w + rho * scaling * unit(scaling * g0))
+    return g1 - gamma * orthogonal(g0, to=g1)
+
+
+class FriendlySam:
+    """Algorithm 1 of Li et al. 2024: the mean takes in the gradient before it is subtracted from it."""
+
+    def __init__(self, loss, rho, sigma, decay):
+        self.loss, self.rho, self.sigma, self.decay, self.mean = loss, rho, sigma, decay, 0.0
+
+    def __call__(self, w):
+        g = self.loss.gradient(w)
+        self.mean = self.decay * self.mean + (1 - self.decay) * g
+        return self.loss.gradient(w + self.rho * unit(g - self.sigma * self.mean))
+
+
+@pointwise
+def gradient_norm_penalty(loss, w, strength):
+    """The gradient of L + strength ||grad L||."""
+    return loss.gradient(w) + strength * loss.hessian(w) @ unit(loss.gradient(w))
+
+
+def four_gradients(loss, w, rho):
+    """At w, a step along the gradient, a step along its change, and a step further along the gradient there."""
+    g0 = loss.gradient(w)
+    g1 = loss.gradient(w + rho * unit(g0))
+    w2 = w + rho * unit(g1 - g0)
+    g2 = loss.gradient(w2)
+    return g0, g1, g2, loss.gradient(w2 + rho * unit(g2))
+
+
+@pointwise
+def c_flat(loss, w, rho, strength):
+    _, g1, g2, g3 = four_gradients(loss, w, rho)
+    return g1 + strength * (g3 - g2)
+
+
+@pointwise
+def fad(loss, w, rho, alpha, beta):
+    g0, g1, g2, g3 = four_gradients(loss, w, rho)
+    return g0 + beta * (alpha * (g1 - g0) + (1 - alpha) * (g3 - g2))
 
 
 class SgdMomentum:

@@ -8,22 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import gam_jax
+from tests.gam_jax.family import FAMILY
 from tests.gam_jax.networks import resnet, vit
 
 NETWORKS = {"ViT": vit, "ResNet": resnet}
-LINKS: dict[str, list[Callable[..., Any]]] = {
-    "SGD": [],
-    "SAM": [functools.partial(gam_jax.sam, rho=0.05)],
-    "gradient-norm penalty": [functools.partial(gam_jax.gradient_norm_penalty, strength=0.05)],
-    "accelerated GAM": [
-        functools.partial(gam_jax.accelerated_gam, rho=0.2, rho_prime=0.05, alpha=0.6, beta=0.5, gamma=0.1)
-    ],
-    "C-Flat": [gam_jax.c_flat],
-    "FAD": [functools.partial(gam_jax.fad, rho=0.1, alpha=0.5, beta=0.5)],
-    "GAM": [functools.partial(gam_jax.gam, rho=0.1, alpha=0.5)],
-    "SAM + GAM": [functools.partial(gam_jax.sam, rho=0.05), functools.partial(gam_jax.gam, rho=0.1, alpha=0.5)],
-}
 
 
 def compile_and_count(fn: Callable[..., Any], *args: Any) -> tuple[float, int]:
@@ -39,13 +27,13 @@ def problem(network: str) -> tuple[Any, Any, Any, float, int]:
     return loss_fn, params, batch, *compile_and_count(jax.value_and_grad(loss_fn), params, batch)
 
 
-def training_step(loss_fn: Any, links: list[Callable[..., Any]], count: int, **options: Any) -> tuple[Any, Any]:
-    """A whole training step, with the links before SGD with momentum, at a step count known to the compiler.
+def training_step(loss_fn: Any, names: tuple[str, ...], count: int, **options: Any) -> tuple[Any, Any]:
+    """A whole training step, with links of the family before SGD with momentum, at a count known to the compiler.
 
     Returns:
       The step, and the optimizer whose state it takes.
     """
-    tx = optax.chain(optax.identity(), *(link(loss_fn, **options) for link in links))
+    tx = optax.chain(optax.identity(), *(FAMILY[name](loss_fn, **options) for name in names))
     base = optax.sgd(0.1, momentum=0.9)
 
     def step(params: Any, base_state: Any, batch: Any) -> Any:
@@ -59,9 +47,10 @@ def training_step(loss_fn: Any, links: list[Callable[..., Any]], count: int, **o
     return step, base
 
 
-def step_cost(network: str, links: list[Callable[..., Any]], count: int = 0, **options: Any) -> tuple[float, float]:
+@functools.cache
+def step_cost(network: str, *names: str, count: int = 0, **options: Any) -> tuple[float, float]:
     """FLOPs and temporary memory of a training step, each as a multiple of those of one gradient."""
     loss_fn, params, batch, flops, memory = problem(network)
-    step, base = training_step(loss_fn, links, count, **options)
+    step, base = training_step(loss_fn, names, count, **options)
     step_flops, step_memory = compile_and_count(step, params, base.init(params), batch)
     return step_flops / flops, step_memory / memory

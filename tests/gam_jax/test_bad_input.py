@@ -17,26 +17,31 @@ loss_fn, params, batch = PROBLEM
 grads = jax.tree.map(jnp.ones_like, params)
 
 
-@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), -1, np.float32(-2.5), jnp.asarray(-0.1)])
+bad_numbers = pytest.mark.parametrize(
+    "value", [-0.1, float("nan"), float("inf"), -1, np.float32(-2.5), jnp.asarray(-0.1)], ids=repr
+)
+
+
+@bad_numbers
+@pytest.mark.parametrize("name", FAMILY)
+def test_coefficients(name, value):
+    for coefficient in FAMILY[name].coefficients:
+        with pytest.raises(ValueError, match=re.escape(f"{coefficient}={value!r}")):
+            FAMILY[name](loss_fn, **{coefficient: value})
+
+
+@bad_numbers
 @pytest.mark.parametrize(
     ("factory", "name"),
     [
-        (lambda v: gam_jax.gam(loss_fn, v, 0.5), "rho"),
-        (lambda v: gam_jax.gam(loss_fn, 0.1, v), "alpha"),
         (lambda v: gam_jax.gam_value_and_grad(loss_fn, v, 0.5), "rho"),
-        (lambda v: gam_jax.sam(loss_fn, v), "rho"),
-        (lambda v: gam_jax.sam(loss_fn, 0.1, gamma=v), "gamma"),
-        (lambda v: gam_jax.accelerated_gam(loss_fn, 0.2, v, 0.5, 0.5, 0.1), "rho_prime"),
-        (lambda v: gam_jax.gradient_norm_penalty(loss_fn, v), "strength"),
-        (lambda v: gam_jax.c_flat(loss_fn, strength=v), "strength"),
-        (lambda v: gam_jax.fad(loss_fn, 0.1, 0.5, v), "beta"),
         (lambda v: gam_jax.gam(loss_fn, 0.1, 0.5, eps=v), "eps"),
         (lambda v: gam_jax.gam(loss_fn, 0.1, 0.5, rho_prime=v), "rho_prime"),
         (lambda v: gam_jax.gam(loss_fn, 0.1, 0.5, max_ratio=v), "max_ratio"),
         (lambda v: gam_jax.released_coefficients(rho=v, rho_prime=0.1, alpha=0.1, beta=0.1, gamma=0.1), "rho"),
     ],
 )
-def test_coefficients(factory, name, value):
+def test_other_numbers(factory, name, value):
     with pytest.raises(ValueError, match=re.escape(f"{name}={value!r}")):
         factory(value)
 
@@ -47,14 +52,16 @@ def test_coefficients_of_another_type(value):
         gam_jax.gam(loss_fn, value, 0.5)
 
 
-def test_fractions_above_one():
-    for build in (
-        lambda: gam_jax.accelerated_gam(loss_fn, 0.2, 0.02, 1.5, 0.5, 0.1),
-        lambda: gam_jax.released_coefficients(rho=0.2, rho_prime=0.02, alpha=1.5, beta=0.5, gamma=0.1),
-        lambda: gam_jax.fad(loss_fn, 0.1, 1.5, 0.5),
-    ):
-        with pytest.raises(ValueError, match=r"alpha=1\.5"):
-            build()
+@pytest.mark.parametrize("name", [name for name, method in FAMILY.items() if method.fractions])
+def test_fractions_above_one(name):
+    for fraction in FAMILY[name].fractions:
+        with pytest.raises(ValueError, match=re.escape(f"{fraction}=1.5")):
+            FAMILY[name](loss_fn, **{fraction: 1.5})
+
+
+def test_released_fractions_above_one():
+    with pytest.raises(ValueError, match=r"alpha=1\.5"):
+        gam_jax.released_coefficients(rho=0.2, rho_prime=0.02, alpha=1.5, beta=0.5, gamma=0.1)
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -139,8 +146,8 @@ def test_optional_and_arbitrary_loss_arguments():
         seen.update(kwargs)
         return loss_fn(p, kwargs["batch"])
 
-    update(gam_jax.gam(with_default, 0.1, 0.5), batch=batch)
-    update(gam_jax.gam(with_kwargs, 0.1, 0.5), batch=batch, value=1.0)
+    jax.eval_shape(lambda: update(gam_jax.gam(with_default, 0.1, 0.5), batch=batch))
+    jax.eval_shape(lambda: update(gam_jax.gam(with_kwargs, 0.1, 0.5), batch=batch, value=1.0))
     assert set(seen) == {"batch", "value"}
 
 

@@ -1,12 +1,16 @@
 """What README and the docstrings show, executed."""
 
+import dataclasses
 import doctest
 import importlib
+import inspect
 import pathlib
 import pkgutil
+import pydoc
 import re
 import subprocess
 import sys
+import typing
 
 import pytest
 
@@ -22,12 +26,55 @@ def test_docstring_examples(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-def test_every_public_function_has_an_example():
-    functions = [getattr(gam_jax, n) for n in dir(gam_jax) if not n.startswith("_") and n.islower()]
-    without = [
-        f.__name__ for f in functions if callable(f) and f.__module__.startswith("gam_jax") and ">>>" not in f.__doc__
-    ]
-    assert without == []
+ROOMS = [gam_jax, gam_jax.flatness]
+PUBLIC = [(room, name) for room in ROOMS for name in room.__all__]
+FUNCTIONS = [getattr(room, name) for room, name in PUBLIC if inspect.isfunction(getattr(room, name))]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_everything_public_is_in_all(room):
+    """What a module of the room shows without an underscore is imported here if it is meant for a user, and named."""
+    here = {n for n, value in vars(room).items() if n[0] != "_" and not inspect.ismodule(value)}
+    submodules = {"flatness"} & set(vars(room))
+    assert sorted(here | submodules) == room.__all__
+    named = re.findall(r":(?:func|class|data):`(\w+)`", room.__doc__)
+    assert set(named) | submodules == set(room.__all__)  # the docstring tells what there is
+
+
+@pytest.mark.parametrize(("room", "name"), PUBLIC)
+def test_everything_public_is_documented(room, name):
+    """A function with an example, a class with its attributes; the two literals in the options."""
+    value = getattr(room, name)
+    if name in ("HvpMode", "Between"):
+        assert set(typing.get_args(value)) <= set(re.findall(r"[a-z_]+", gam_jax.Options.__doc__))
+    elif inspect.isclass(value):
+        fields = getattr(value, "_fields", None) or [f.name for f in dataclasses.fields(value)]
+        assert [f for f in fields if f"  {f}: " not in value.__doc__] == []
+    elif inspect.isfunction(value):
+        assert [part for part in ("Args:", "Returns:", "Raises:", ">>> ") if part not in value.__doc__] == []
+    else:
+        assert value is gam_jax.flatness
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_help_lists_every_function(room):
+    text = pydoc.render_doc(room, renderer=pydoc.plaintext)
+    listed = text[text.index("FUNCTIONS") :]
+    assert [n for n in room.__all__ if inspect.isfunction(getattr(room, n)) and f"\n    {n}(" not in listed] == []
+
+
+@pytest.mark.parametrize("value", [*FUNCTIONS, gam_jax.Options, gam_jax.flatness.DataOptions])
+def test_help_shows_a_signature_that_a_person_can_read(value):
+    shown = str(inspect.signature(value))
+    assert re.findall(r"\w+\.\w+", re.sub(r"\d\.\d+", "", shown)) == []  # no module names
+    assert "'jvp'" not in shown and "'hold'" not in shown and "float | Array | Callable" not in shown  # but their names
+    assert "**" not in shown
+
+
+def test_help_of_sam():
+    text = pydoc.render_doc(gam_jax.sam, renderer=pydoc.plaintext)
+    assert "sam(loss_fn: LossFn, rho: ScalarOrSchedule, *, gamma: ScalarOrSchedule = 0.0, has_aux: bool = False" in text
+    assert "between: Between = 'skip', max_ratio: float | Array | None = None, hvp: HvpMode = 'linearize'" in text
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))

@@ -10,6 +10,7 @@ import pytest
 
 import gam_jax
 from tests.gam_jax import oracles
+from tests.gam_jax.family import FAMILY
 from tests.gam_jax.problems import PROBLEMS
 
 GOLDENS = np.load(pathlib.Path(__file__).parent / "goldens" / "mlp_trajectories.npz", allow_pickle=False)
@@ -49,15 +50,16 @@ def transcription(direction, base, start):
     return np.stack(visited)
 
 
-@pytest.mark.parametrize("base", BASES)
-def test_algorithm_1(base, x64):
-    problem = oracles.LogisticQuartic()
-    plain, transformed = BASES[base]
-    expected = transcription(
-        lambda w: oracles.algorithm_1(problem, w, problem.gradient(w), rho=0.2, alpha=0.7), plain(), problem.start
-    )
-    tx = optax.chain(gam_jax.gam(jax_loss(problem), rho=0.2, alpha=0.7), transformed())
-    np.testing.assert_allclose(trajectory(tx, jax_loss(problem), problem.start), expected, atol=1e-10, rtol=0)
+@pytest.mark.parametrize(
+    ("name", "base"), [(name, "sgd") for name in FAMILY] + [(name, "adamw") for name in ("gam", "accelerated_gam")]
+)
+def test_against_its_transcription(name, base, x64):
+    method, problem, (plain, transformed) = FAMILY[name], oracles.LogisticQuartic(), BASES[base]
+    loss_fn = jax_loss(problem)
+    direction = method.oracle(problem, **method.coefficients, **method.options)
+    tx = optax.chain(method(loss_fn), transformed())
+    expected = transcription(direction, plain(), problem.start)
+    np.testing.assert_allclose(trajectory(tx, loss_fn, problem.start), expected, atol=1e-10, rtol=0)
 
 
 def test_algorithm_1_with_a_decayed_oracle_loss(x64):
@@ -89,16 +91,6 @@ def test_sam_and_gam(x64):
     links = gam_jax.sam(loss_fn, 0.05), gam_jax.gam(loss_fn, 0.2, 0.7), optax.sgd(0.1, momentum=0.9)
     expected = transcription(direction, oracles.SgdMomentum(), problem.start)
     np.testing.assert_allclose(trajectory(optax.chain(*links), loss_fn, problem.start), expected, atol=1e-10, rtol=0)
-
-
-@pytest.mark.parametrize("base", BASES)
-def test_algorithm_2(base, x64):
-    problem = oracles.LogisticQuartic()
-    settings = dict(rho=0.2, rho_prime=0.05, alpha=0.6, beta=0.3, gamma=0.2)
-    plain, transformed = BASES[base]
-    expected = transcription(lambda w: oracles.algorithm_2(problem, w, **settings), plain(), problem.start)
-    tx = optax.chain(gam_jax.accelerated_gam(jax_loss(problem), **settings), transformed())
-    np.testing.assert_allclose(trajectory(tx, jax_loss(problem), problem.start), expected, atol=1e-10, rtol=0)
 
 
 def golden_loss(params, x, y):
@@ -153,14 +145,16 @@ def test_against_dense_hessians(name, hvp, x64):
     w, loss = flattened(problem)
     dense = oracles.Dense(loss)
     expected = oracles.algorithm_1(dense, w, dense.gradient(w), rho=0.1, alpha=0.5)
-    _, grads = gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5, hvp=hvp)(problem.params, problem.batch)
+    fn = jax.jit(gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5, hvp=hvp))
+    _, grads = fn(problem.params, problem.batch)
     np.testing.assert_allclose(jax.flatten_util.ravel_pytree(grads)[0], expected, atol=1e-10, rtol=0)
 
 
 def test_norm_terms_against_central_differences(x64):
     """f = grad ||grad L|| at w, and h_norm = rho grad ||grad L|| at w_adv (Eq. 8), by differences of ||grad L||."""
     w, loss = flattened(PROBLEMS["mlp"]())
-    norm = lambda w: np.linalg.norm(jax.grad(loss)(w))  # noqa: E731
+    gradient = jax.jit(jax.grad(loss))
+    norm = lambda w: np.linalg.norm(gradient(w))  # noqa: E731
 
     def central(w, step=1e-5):
         return np.array([(norm(w + step * e) - norm(w - step * e)) / (2 * step) for e in np.eye(w.size)])
@@ -169,9 +163,9 @@ def test_norm_terms_against_central_differences(x64):
     h_norm = 0.1 * central(w + 0.1 * f / np.linalg.norm(f))
     penalty = gam_jax.gradient_norm_penalty(loss, strength=1.0)
     zero = jnp.zeros_like(w)
-    np.testing.assert_allclose(penalty.update(zero, penalty.init(w), w)[0], f, atol=1e-8)
+    np.testing.assert_allclose(jax.jit(penalty.update)(zero, penalty.init(w), w)[0], f, atol=1e-8)
     gam = gam_jax.gam(loss, rho=0.1, alpha=1.0)
-    np.testing.assert_allclose(gam.update(zero, gam.init(w), w)[0], h_norm, atol=1e-8)
+    np.testing.assert_allclose(jax.jit(gam.update)(zero, gam.init(w), w)[0], h_norm, atol=1e-8)
 
 
 @pytest.mark.parametrize("rho_prime", [1e-4, 0.3, 10.0])
@@ -189,9 +183,9 @@ def test_finite_differences_are_exact_on_a_quadratic(rho_prime, x64):
 def test_finite_differences_converge(products, x64):
     problem = PROBLEMS["mlp"]()
     flat = lambda tree: jax.flatten_util.ravel_pytree(tree)[0]  # noqa: E731
-    _, exact = gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5)(problem.params, problem.batch)
+    _, exact = jax.jit(gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5))(problem.params, problem.batch)
     errors = []
     for rho_prime in (1e-2, 1e-3, 1e-4):
-        fn = gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5, **products, rho_prime=rho_prime)
+        fn = jax.jit(gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5, **products, rho_prime=rho_prime))
         errors.append(np.linalg.norm(flat(fn(problem.params, problem.batch)[1]) - flat(exact)))
     np.testing.assert_allclose(np.array(errors[:-1]) / errors[1:], 10, rtol=0.1)  # first order in rho_prime

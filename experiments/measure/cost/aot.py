@@ -22,15 +22,14 @@ from experiments.measure.cost.chips import Chip, describe
 from experiments.measure.cost.config import AotConfig, Perturbation
 from experiments.measure.cost.stand_in import set_up_without_data
 from experiments.models.config import ModelConfig
-from experiments.optim.chain import build
+from experiments.optim.config import OptimConfig
 from experiments.optim.methods import Method
+from experiments.train.compiled import MethodPrograms, Step, TaskPrograms, make_step
 from experiments.train.config import DevicesConfig, TrainConfig
 from experiments.train.mesh import Mesh, make_mesh
-from experiments.train.programs import Programs
 from experiments.train.setup import Setup
 from experiments.train.state import TrainState
-from experiments.train.step import train_step
-from gam_jax._types import HvpMode
+from gam_jax import HvpMode
 
 AXES = ("data", "fsdp")
 LoadTrain = Callable[[str, Method], TrainConfig]
@@ -151,16 +150,15 @@ def measure(
 def lower(setup: Setup, mesh: Mesh, perturbation: Perturbation, hvp: HvpMode) -> Any:
     """The trainer's step, traced; with per_replica inside a shard_map."""
     replicas: Any = {"axis_name": AXES, "per_replica": True} if perturbation == "per_replica" else {}
-    chain = build(setup.config.optim, setup.loss_fn, setup.steps, has_aux=True, hvp=hvp, **replicas)
-    programs = Programs(setup._replace(chain=chain), mesh)
-    return programs.lower(_on_each_replica(setup, chain.tx, mesh) if replicas else None)
+    step = make_step(setup, hvp=hvp, **replicas)
+    return MethodPrograms(setup, TaskPrograms(setup, mesh)).lower(_on_each_replica(step, mesh) if replicas else step)
 
 
-def _on_each_replica(setup: Setup, tx: Any, mesh: Mesh) -> Callable[[TrainState, Batch], TrainState]:
+def _on_each_replica(one: Step, mesh: Mesh) -> Step:
     """The trainer's step on the rows of each replica; what the optimizer does not average is averaged here."""
 
-    def step(state: TrainState, batch: Batch) -> TrainState:
-        new = train_step(setup.config, setup.seen, setup.loss_fn, tx, state, batch)
+    def step(optim: OptimConfig, seed: jax.Array, state: TrainState, batch: Batch) -> TrainState:
+        new = one(optim, seed, state, batch)
         added = jax.lax.psum(jax.tree.map(lambda after, before: after - before, new.sums, state.sums), AXES)
         return new._replace(
             model_state=jax.lax.pmean(new.model_state, AXES),
@@ -168,8 +166,9 @@ def _on_each_replica(setup: Setup, tx: Any, mesh: Mesh) -> Callable[[TrainState,
             broken=jax.lax.pmax(new.broken, AXES),
         )
 
-    specs = (PartitionSpec(), PartitionSpec(AXES))
-    return jax.shard_map(step, mesh=mesh.devices, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+    whole = PartitionSpec()
+    specs = (whole, whole, whole, PartitionSpec(AXES))
+    return jax.shard_map(step, mesh=mesh.devices, in_specs=specs, out_specs=whole, check_vma=False)
 
 
 def needs(compiled: Any, chip: Chip, devices: int) -> dict[str, Any]:

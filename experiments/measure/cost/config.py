@@ -8,7 +8,7 @@ from experiments.common.errors import require, require_at_least, require_distinc
 from experiments.data.config import DataConfig, DataName
 from experiments.models.config import ModelConfig
 from experiments.optim.methods import METHODS, Method
-from gam_jax._types import HvpMode
+from gam_jax import HvpMode
 
 HVP_MODES: tuple[HvpMode, ...] = get_args(HvpMode)
 Network = Literal["vit", "resnet"]

@@ -100,6 +100,7 @@ def read_study(folder: Path) -> Study:
     Raises:
       UserError: if it is none, or not finished.
     """
+    require(folder.is_dir(), f"there is no folder {folder}: give the folders of finished studies")
     identity = read_object(folder / "config.json")
     found = identity.get("config")
     require(isinstance(found, dict) and "grid" in found, f"{folder} holds no study")

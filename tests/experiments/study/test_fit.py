@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.data.config import DataConfig
+from experiments.data.memory import whole
 from experiments.models.config import ModelConfig
 from experiments.optim.config import OptimConfig
 from experiments.study import fit, job
@@ -68,8 +69,7 @@ def test_it_is_the_run_of_train(monkeypatch, network, method, averaging):
     if network == "convnet":
         use_convnet(monkeypatch)
     at_once = swad(start_patience=1)  # while the loss still falls
-    for place, part in ((AVERAGING, at_once), (fit._VALIDATE, at_once.validate), (fit._AVERAGE, at_once.average)):
-        monkeypatch.setitem(place, "swad", part)
+    monkeypatch.setitem(AVERAGING, "swad", at_once)
     model = ModelConfig(
         name="resnet20" if network == "convnet" else "mlp", hidden=(8,) if network == "mlp" else (128, 128)
     )
@@ -79,8 +79,7 @@ def test_it_is_the_run_of_train(monkeypatch, network, method, averaging):
     )
     config = dataclasses.replace(config, averaging=averaging)
     setup, state, scores, last = trained(config)
-    trainer = fit.Trainer(config)
-    found = trainer.fit(config)
+    found = fit.Trainer(config).fit(config)
     assert setup.steps == int(found.end.step) == int(state.step) == 12 and int(found.half.step) == setup.half_time == 4
     for name in ("params", "model_state"):
         jax.tree.map(
@@ -90,10 +89,31 @@ def test_it_is_the_run_of_train(monkeypatch, network, method, averaging):
         )
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.params, last)
     assert (max(jax.tree.leaves(moved)) > 1e-3) == (averaging == "swad")
-    for part in ("train", "validation", "test"):
-        loss, accuracy = trainer.evaluate(found.pipeline, found.end, part)
-        np.testing.assert_allclose(loss, scores[f"{part}_loss"], rtol=1e-4)
-        assert accuracy == pytest.approx(scores[f"{part}_accuracy"], abs=0.011)
+    measured = found.evaluate("train", "validation", "test")
+    assert measured.keys() == scores.keys() and len(scores) == 6
+    for name, value in scores.items():
+        tolerance = {"rel": 1e-4} if name.endswith("loss") else {"abs": 0.011}
+        assert measured[name] == pytest.approx(value, **tolerance)
+
+
+def one_device(config):
+    """The trainer's programs on one device, and what it says of its step."""
+    programs = Programs(set_up(config), make_mesh(DevicesConfig(), config.batch_size, jax.devices()[:1]))
+    return programs, programs.compile()
+
+
+def test_flops_are_those_of_train_and_of_pencil_and_paper(trainer, run):
+    """The epoch of a study is a loop. The gradient takes three products a layer, but none for the pixels."""
+    products = CONFIG.batch_size * (2 * 64 * 8 + 3 * 8 * 10)
+    assert trainer.flops_per_step(CONFIG) == one_device(CONFIG)[1]["flops_per_step"] == 2 * products
+
+
+def test_layers_in_a_loop_count_as_often_as_they_run():
+    config = dataclasses.replace(CONFIG, model=ModelConfig(name="vit", width=0.125, depth=3))
+    programs, record = one_device(config)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(programs.abstract.params) if leaf.shape[0] == 3)
+    patches = config.batch_size * (2 * 2 + 1)
+    assert record["flops_per_step"] > 0.99 * 3 * 2 * patches * weights
 
 
 def by_hand(state, images):
@@ -108,8 +128,13 @@ def by_hand(state, images):
 
 def test_tuning_records_the_validation_scores_and_does_not_touch_the_test_set(monkeypatch, trainer, run):
     seen = set()
-    monkeypatch.setattr(fit, "whole", lambda pipeline, part, whole=fit.whole: seen.add(part) or whole(pipeline, part))
-    parts = run.pipeline.parts | {"test": None}  # whoever looks at it fails
+
+    class Watched(dict):
+        def __getitem__(self, part):
+            seen.add(part)
+            return super().__getitem__(part)
+
+    parts = Watched(run.pipeline.parts | {"test": None})  # whoever looks at it fails
     monkeypatch.setattr(trainer, "_pipeline", lambda config: dataclasses.replace(run.pipeline, parts=parts))
     recorded = job.tune(trainer, CONFIG)
     loss, accuracy = by_hand(run.end, run.pipeline.parts["validation"])
@@ -119,7 +144,7 @@ def test_tuning_records_the_validation_scores_and_does_not_touch_the_test_set(mo
         "validation_accuracy": pytest.approx(accuracy, rel=1e-6),
         "validation_loss": pytest.approx(loss, rel=1e-5),
     }
-    with pytest.raises(TypeError):
+    with pytest.raises(AttributeError, match="None"):
         job.test(trainer, CONFIG, WANTED)
 
 
@@ -130,14 +155,18 @@ def test_a_final_run_records_scores_and_the_flatness_of_the_training_loss(traine
     found = [recorded[f"{part}_{name}"] for part in ("test", "train") for name in ("loss", "accuracy")]
     np.testing.assert_allclose(found, [*test, *train], rtol=1e-5)
     assert recorded["generalization_gap"] == recorded["test_loss"] - recorded["train_loss"]
-    images = jax.tree.map(lambda rows: rows[:50], fit.whole(run.pipeline, "train"))
+    images = jax.tree.map(lambda rows: rows[:50], whole(run.pipeline, "train"))
+    _, unravel = jax.flatten_util.ravel_pytree(run.end.params)
+    gradient_of, hessian_of = (
+        jax.jit(derive(lambda vector: trainer.loss_fn(unravel(vector), (images, {}))))
+        for derive in (jax.grad, jax.hessian)
+    )
     for stage, state in (("half", run.half), ("end", run.end)):
-        flat, unravel = jax.flatten_util.ravel_pytree(state.params)
-        loss_fn = jax.jit(lambda vector, unravel=unravel: trainer.loss_fn(unravel(vector), (images, {})))
-        eigenvalues = np.linalg.eigvalsh(jax.hessian(loss_fn)(flat))
+        flat, _ = jax.flatten_util.ravel_pytree(state.params)
+        eigenvalues = np.linalg.eigvalsh(hessian_of(flat))
         np.testing.assert_allclose(recorded[stage]["eigenvalues"], eigenvalues[:-3:-1], rtol=1e-3)
         assert abs(recorded[stage]["trace"] - eigenvalues.sum()) < 10 * recorded[stage]["trace_standard_error"]
-        gradient = np.linalg.norm(jax.grad(loss_fn)(flat))
+        gradient = np.linalg.norm(gradient_of(flat))
         assert 0 < recorded[stage]["R0"][0] and 0.1 * gradient <= recorded[stage]["R1"][0] * (1 + 1e-6)
     assert recorded["half"] != recorded["end"]
 

@@ -1,0 +1,89 @@
+"""Checks of what a caller gives: errors that print the offending value and what was expected."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+
+from gam_jax._types import PyTree
+
+
+def check_coefficient(name: str, value: Any, *, positive: bool = False, at_most: float = math.inf) -> None:
+    """Raises unless the value is a finite number >= 0 (> 0 if ``positive``), a traced scalar or a schedule."""
+    if callable(value) or isinstance(value, Tracer):
+        return
+    allowed = f"a finite number {'> 0' if positive else '>= 0'}{f' and <= {at_most}' if at_most < math.inf else ''}"
+    message = f"{name} must be {allowed}, a traced scalar or a schedule, got {name}={value!r}"
+    if isinstance(value, str | bool) or not (np.isscalar(value) or hasattr(value, "dtype")):
+        raise TypeError(message)
+    number = np.asarray(value, np.float64)
+    if number.shape or not 0 <= number <= at_most or number == math.inf or (positive and number == 0):
+        raise ValueError(message)
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raises unless the value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {name}={value!r}")
+
+
+def check_count(name: str, value: Any, otherwise: str = "") -> None:
+    """Raises unless the value is an integer >= 1, traced or not; ``otherwise`` says what else its place takes."""
+    message = f"{name} must be an integer >= 1{otherwise}, got {name}={value!r}"
+    if isinstance(value, bool) or not jnp.issubdtype(jnp.result_type(value), jnp.integer) or jnp.shape(value):
+        raise ValueError(message)
+    if not isinstance(value, Tracer) and value < 1:
+        raise ValueError(message)
+
+
+def check_params(params: PyTree, updates: PyTree) -> None:
+    """Raises unless the parameters are a pytree of real floating arrays, and the updates one of the same shapes."""
+    if params is None:
+        raise ValueError(
+            "the loss is evaluated at the parameters: call update(grads, state, params, ...), got params=None"
+        )
+    nodes = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+    if any(isinstance(node, optax.MaskedNode) for node in nodes):
+        raise ValueError(
+            "got parameters masked by optax.masked or optax.partition, with which the loss cannot be evaluated: put "
+            "this transformation outside, and use its perturb_mask"
+        )
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"parameters must be real floating-point arrays, got dtype {jnp.result_type(leaf)} at "
+                f"params{jax.tree_util.keystr(path)}: close over what is not trained"
+            )
+    if jax.tree.structure(params) != jax.tree.structure(updates):
+        raise ValueError(
+            f"updates must have the structure of the parameters, {jax.tree.structure(params)}, got "
+            f"{jax.tree.structure(updates)}"
+        )
+
+
+def check_key(key: Any) -> None:
+    """Raises unless the key is one typed key."""
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise TypeError(f"key must be a typed key, as jax.random.key(0) makes them, got {key!r}")
+    if key.shape:
+        raise ValueError(f"key must be a single key, got keys of shape {key.shape}")
+
+
+def check_integer(name: str, value: Any, *, at_least: int = 1, at_most: int | None = None, of: str = "") -> None:
+    """Raises unless the value is an integer in the range; ``of`` says what ``at_most`` is."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {name}={value!r}")
+    if value < at_least:
+        raise ValueError(f"{name} must be at least {at_least}, got {name}={value}")
+    if at_most is not None and value > at_most:
+        raise ValueError(f"{name} must be at most {at_most}{of}, got {name}={value}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises unless the value is a finite number > 0."""
+    if isinstance(value, str | bool) or np.ndim(value) or not 0 < float(value) < math.inf:
+        raise ValueError(f"{name} must be a finite number > 0, got {name}={value!r}")
