@@ -1,4 +1,4 @@
-"""Strangers' files beside the data: JSON, configs, records, checkpoints, weights. None runs code, or ends in a trace."""
+"""Strangers' files beside the data: JSON, configs, records, checkpoints, weights. No code of theirs runs."""
 
 import dataclasses
 import json
