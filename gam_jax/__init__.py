@@ -17,7 +17,9 @@ method                          what it does                                    
 
 * :class:`Options`: what all of them accept beside their coefficients (:data:`HvpMode`, :data:`Between`).
 * :class:`State`: what they keep; in it :class:`Diagnostics`, :class:`SamDiagnostics` or :class:`PenaltyDiagnostics`,
-  and with ``between="hold"`` :class:`Held`.
+  and with ``between="hold"`` :class:`Held`, with ``drop_nonfinite`` :class:`DropDiagnostics`.
+* :func:`diagnostics`: all that the methods of a chain saw, by name.
+* :func:`asam_scaling`: the metric of ASAM as its authors run it, for ``adaptive``.
 * :func:`gam_value_and_grad`: GAM in the form of ``jax.value_and_grad``, without a state.
 * :func:`released_coefficients`: settings of the authors' released program, for :func:`accelerated_gam`.
 * :func:`swad`: the average of the iterates (:class:`Swad`, :class:`SwadState`).
@@ -27,7 +29,9 @@ method                          what it does                                    
 from importlib.metadata import version as _version
 
 from gam_jax import flatness
-from gam_jax._hold import Held
+from gam_jax._diagnostics import diagnostics
+from gam_jax._hold import DropDiagnostics, Held
+from gam_jax._metric import asam_scaling
 from gam_jax._options import Options
 from gam_jax._transform import Diagnostics, State
 from gam_jax._types import Between, HvpMode
@@ -44,6 +48,7 @@ __version__ = _version("gam-jax")
 __all__ = [
     "Between",
     "Diagnostics",
+    "DropDiagnostics",
     "Held",
     "HvpMode",
     "Options",
@@ -53,7 +58,9 @@ __all__ = [
     "Swad",
     "SwadState",
     "accelerated_gam",
+    "asam_scaling",
     "c_flat",
+    "diagnostics",
     "fad",
     "flatness",
     "gam",

@@ -9,17 +9,24 @@ from gam_jax._checks import check_coefficient
 from gam_jax._engine import Engine
 from gam_jax._options import OptionArgs, Options, with_options
 from gam_jax._signature import readable
-from gam_jax._transform import Diagnostics, from_rule
+from gam_jax._transform import Diagnostics, State, from_rule
 from gam_jax._tree import add_scaled, perpendicular, scale_by
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 from gam_jax.rules._four_gradients import four_gradients
+
+
+class AcceleratedGamState(State):
+    """The state of :func:`gam_jax.accelerated_gam`."""
+
+    __slots__ = ()
+    method = "accelerated_gam"
 
 
 def _rule(
     engine: Engine,
     updates: PyTree,
     *,
-    rho: jax.Array,
+    rho: PyTree,
     rho_prime: jax.Array,
     alpha: jax.Array,
     beta: jax.Array,
@@ -92,7 +99,7 @@ def accelerated_gam(
     coefficients = {"rho": rho, "rho_prime": rho_prime, "alpha": alpha, "beta": beta, "gamma": gamma}
     for name in ("alpha", "beta"):
         check_coefficient(name, coefficients[name], at_most=1)
-    return from_rule(loss_fn, _rule, Diagnostics, coefficients, Options(**options))
+    return from_rule(loss_fn, _rule, Diagnostics, coefficients, Options(**options), state_class=AcceleratedGamState)
 
 
 @readable

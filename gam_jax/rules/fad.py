@@ -8,14 +8,21 @@ import optax
 from gam_jax._checks import check_coefficient
 from gam_jax._engine import Engine
 from gam_jax._options import OptionArgs, Options, with_options
-from gam_jax._transform import Diagnostics, from_rule
+from gam_jax._transform import Diagnostics, State, from_rule
 from gam_jax._tree import add_scaled, scale_by, subtract
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 from gam_jax.rules._four_gradients import four_gradients
 
 
+class FadState(State):
+    """The state of :func:`gam_jax.fad`."""
+
+    __slots__ = ()
+    method = "fad"
+
+
 def _rule(
-    engine: Engine, updates: PyTree, *, rho: jax.Array, alpha: jax.Array, beta: jax.Array
+    engine: Engine, updates: PyTree, *, rho: PyTree, alpha: jax.Array, beta: jax.Array
 ) -> tuple[PyTree, Diagnostics]:
     g0, g1, g2, g3, seen = four_gradients(engine, updates, rho, rho)
     flatness = add_scaled(scale_by(alpha, subtract(g1, g0)), 1 - alpha, subtract(g3, g2))
@@ -68,4 +75,5 @@ def fad(
       Zhang et al.: Flatness-Aware Minimization for Domain Generalization. ICCV 2023. https://arxiv.org/abs/2307.11108
     """
     check_coefficient("alpha", alpha, at_most=1)
-    return from_rule(loss_fn, _rule, Diagnostics, {"rho": rho, "alpha": alpha, "beta": beta}, Options(**options))
+    coefficients = {"rho": rho, "alpha": alpha, "beta": beta}
+    return from_rule(loss_fn, _rule, Diagnostics, coefficients, Options(**options), state_class=FadState)

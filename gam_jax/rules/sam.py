@@ -7,7 +7,7 @@ import optax
 
 from gam_jax._engine import Engine
 from gam_jax._options import OptionArgs, Options, with_options
-from gam_jax._transform import from_rule
+from gam_jax._transform import State, from_rule
 from gam_jax._tree import add_scaled, cosine, perpendicular
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 
@@ -26,7 +26,14 @@ class SamDiagnostics(NamedTuple):
     cosine: jax.Array
 
 
-def _rule(engine: Engine, updates: PyTree, *, rho: jax.Array, gamma: jax.Array) -> tuple[PyTree, SamDiagnostics]:
+class SamState(State):
+    """The state of :func:`gam_jax.sam`."""
+
+    __slots__ = ()
+    method = "sam"
+
+
+def _rule(engine: Engine, updates: PyTree, *, rho: PyTree, gamma: jax.Array) -> tuple[PyTree, SamDiagnostics]:
     g0 = engine.clean_gradient(updates)
     g1 = engine.gradient(engine.ascend(engine.params, g0, rho))
     update = add_scaled(g1, -gamma, perpendicular(g0, to=g1))
@@ -86,4 +93,6 @@ def sam(
       https://arxiv.org/abs/2102.11600; Zhuang et al., ICLR 2022, https://arxiv.org/abs/2203.08065;
       Liu et al., CVPR 2022, https://arxiv.org/abs/2203.02714
     """
-    return from_rule(loss_fn, _rule, SamDiagnostics, {"rho": rho, "gamma": gamma}, Options(**options))
+    return from_rule(
+        loss_fn, _rule, SamDiagnostics, {"rho": rho, "gamma": gamma}, Options(**options), state_class=SamState
+    )
