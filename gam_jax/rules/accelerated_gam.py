@@ -67,7 +67,8 @@ def accelerated_gam(
 
     Args:
       loss_fn: as in :func:`gam_jax.gam`.
-      rho: radius of the ascent of the gradient norm. The released code uses 0.2.
+      rho: radius of the ascent of the gradient norm, or a pytree of radii (:func:`gam_jax.gam`). The released
+        code uses 0.2.
       rho_prime: radius of the ascents of the loss. The released code uses 0.02 to 0.04.
       alpha: weight of g_1 in h_+, in [0, 1].
       beta: weight of g_0 in h_-, in [0, 1].

@@ -44,7 +44,8 @@ def c_flat(
 
     Args:
       loss_fn: as in :func:`gam_jax.gam`.
-      rho: radius of all three ascents, a float, a traced scalar or a schedule. Default 0.2, as its authors'.
+      rho: radius of all three ascents, a float, a traced scalar or a schedule, or a pytree of radii
+        (:func:`gam_jax.gam`). Default 0.2, as its authors'.
       strength: lambda, likewise. Default 0.2, as its authors'.
       **options: see :class:`gam_jax.Options`.
 

@@ -50,7 +50,8 @@ def fad(
 
     Args:
       loss_fn: as in :func:`gam_jax.gam`.
-      rho: radius of all three ascents, a float, a traced scalar or a schedule.
+      rho: radius of all three ascents, a float, a traced scalar or a schedule, or a pytree of radii
+        (:func:`gam_jax.gam`).
       alpha: share of zeroth-order flatness, in [0, 1].
       beta: weight of the two flatness terms.
       **options: see :class:`gam_jax.Options`.

@@ -112,7 +112,10 @@ def gam(
         same arguments, random keys too. Gradient norms, hence rho and alpha, scale with what it returns: the mean
         over a batch, say, where the paper writes a sum.
       rho: perturbation radius, in units of the parameters. A float, a traced scalar or a schedule of this
-        transformation's step count, clamped at 0. The paper tunes over {.05, .1, .2, .5, 1, 2}.
+        transformation's step count, clamped at 0. The paper tunes over {.05, .1, .2, .5, 1, 2}. Or a pytree of these
+        with the structure of the parameters or a prefix of it, such as one for each layer: then each leaf has its own
+        rho in the last two lines before the sum, as a parameter group of PyTorch would, while norms stay those over
+        all leaves, and first_order_flatness is the norm of rho times the gradient.
       alpha: weight of the flatness term, likewise; 0 is the base optimizer. The paper tunes over
         {.1, .2, .5, 1, 2, ..., 10}.
       ascent_hvp: how the product in f is computed, if not as ``hvp`` says (:class:`gam_jax.Options`).

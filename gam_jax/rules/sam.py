@@ -53,7 +53,8 @@ def sam(
         update = g_1 - \gamma\, (g_0 - \langle g_0, \hat g_1\rangle \hat g_1)
 
     * SAM (Foret et al. 2021): the default.
-    * ASAM (Kwon et al. 2021): ``adaptive=True``, the step is :math:`\rho\, T^2 g_0 / \|T g_0\|` with :math:`T = |w|`.
+    * ASAM (Kwon et al. 2021): ``adaptive=True``, the step is :math:`\rho\, T^2 g_0 / \|T g_0\|` with :math:`T = |w|`;
+      as its authors run it, ``adaptive=gam_jax.asam_scaling``.
     * GSAM (Zhuang et al. 2022): ``gamma > 0``, the weight of the component of the clean gradient orthogonal to g_1,
       which is descended along the other way; its rho is a schedule proportional to the learning rate.
     * SAM + GAM: ``optax.chain(sam(loss_fn, 0.05), gam(loss_fn, 0.1, 0.5), optax.sgd(0.1))``.
@@ -66,8 +67,9 @@ def sam(
     Args:
       loss_fn: as in :func:`gam_jax.gam`.
       rho: perturbation radius, a float, a traced scalar or a schedule. Foret et al. use 0.05; ASAM wants about 10 times
-        as much. Good on validation images of small networks (README, "Choosing rho and alpha"): with SGD 0.01 to 0.15
-        for a ResNet with BatchNorm (0.3 with wrong labels), 0.2 to 0.5 for an MLP; with AdamW 0.01 to 0.05 for a ViT.
+        as much. Or a pytree of these, one for each leaf or layer (:func:`gam_jax.gam`). Good on validation images of
+        small networks (README, "Choosing rho and alpha"): with SGD 0.01 to 0.15 for a ResNet with BatchNorm (0.3 with
+        wrong labels), 0.2 to 0.5 for an MLP; with AdamW 0.01 to 0.05 for a ViT.
       gamma: GSAM's weight of the orthogonal component, likewise; called alpha in its paper, which tunes over
         {.1, .2, .3} for ResNets and {.4, .6} for ViTs.
       **options: see :class:`gam_jax.Options`.
