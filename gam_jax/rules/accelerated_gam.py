@@ -65,6 +65,9 @@ def accelerated_gam(
 
     Cost: 4 gradient evaluations, the caller's own included.
 
+    ``optax.MultiSteps`` around it accumulates the incoming gradient alone: what comes out is the gradient of the last
+    microbatch, at points to which the accumulated one leads. ``num_microbatches`` gives that of the whole batch.
+
     Args:
       loss_fn: as in :func:`gam_jax.gam`.
       rho: radius of the ascent of the gradient norm, or a pytree of radii (:func:`gam_jax.gam`). The released

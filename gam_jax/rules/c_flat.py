@@ -42,6 +42,9 @@ def c_flat(
 
     Cost: 4 gradient evaluations, the caller's own included.
 
+    ``optax.MultiSteps`` around it accumulates the incoming gradient alone: what comes out is the gradient of the last
+    microbatch, at points to which the accumulated one leads. ``num_microbatches`` gives that of the whole batch.
+
     Args:
       loss_fn: as in :func:`gam_jax.gam`.
       rho: radius of all three ascents, a float, a traced scalar or a schedule, or a pytree of radii

@@ -48,6 +48,9 @@ def fad(
 
     Cost: 4 gradient evaluations, the caller's own included.
 
+    ``optax.MultiSteps`` around it accumulates the incoming gradient alone: the terms mix it with gradients of
+    the last microbatch, and mean nothing. ``num_microbatches`` gives those of the whole batch.
+
     Args:
       loss_fn: as in :func:`gam_jax.gam`.
       rho: radius of all three ascents, a float, a traced scalar or a schedule, or a pytree of radii

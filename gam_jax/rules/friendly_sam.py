@@ -75,6 +75,9 @@ def friendly_sam(
     Cost: 2 gradient evaluations, the caller's own included. State: one buffer like the parameters, the mean, which
     sees the gradients of the steps that ``interval`` acts on.
 
+    ``optax.MultiSteps`` around it accumulates the incoming gradient alone: what comes out is the gradient of the last
+    microbatch, at points to which the accumulated one leads. ``num_microbatches`` gives that of the whole batch.
+
     Args:
       loss_fn: as in :func:`gam_jax.gam`.
       rho: perturbation radius, a float, a traced scalar or a schedule, or a pytree of radii (:func:`gam_jax.gam`). The

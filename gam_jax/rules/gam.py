@@ -106,6 +106,13 @@ def gam(
     Choosing the interval: 4 or 5 with ``between="hold", max_ratio=1.0`` kept nine tenths of the gain or more on the
     one task where it was measured and there was one to keep; skipping loses a third or more there.
 
+    ``optax.MultiSteps`` around it accumulates the incoming gradient alone: the term added is that of the last
+    microbatch. ``num_microbatches`` gives that of the whole batch.
+
+    A line search of optax behind it wants a ``value_fn`` that takes all that is passed to ``update`` by name, as
+    ``loss_fn`` itself does. ``optax.lookahead`` around it passes nothing on: build the chain within the step, around a
+    loss that closes over the batch; its state is the same.
+
     Args:
       loss_fn: ``loss_fn(params, ...) -> scalar``. Its other arguments are passed to ``update`` by name, as in
         ``tx.update(grads, state, params, batch=batch)``; names that it does not take are ignored. All passes see the

@@ -58,6 +58,9 @@ def gradient_norm_penalty(
 
     Cost: 3 gradient evaluations, the caller's own included (see :func:`gam_jax.gam`); 2 with finite differences.
 
+    ``optax.MultiSteps`` around it accumulates the incoming gradient alone: the term added is that of the last
+    microbatch. ``num_microbatches`` gives that of the whole batch.
+
     Args:
       loss_fn: as in :func:`gam_jax.gam`.
       strength: lambda, a float, a traced scalar or a schedule. Zhao et al. use a = 0.8 at r = 0.05 on CIFAR: 0.04.
