@@ -32,10 +32,12 @@ Options that all of them accept are in :class:`DataOptions`.
   whose sizes may differ; or None, with ``loss_fn(params)``. A tuple is a pytree, a list is a list of batches.
 * Random choices take a typed key, and estimates come with their standard error.
 
-These functions run on the host, around compiled passes over batches: they cannot be called inside jit. The
-compiled passes are kept per loss function and shapes, so that measuring again at other parameters compiles
-nothing; a loss function made anew for each call (a fresh lambda) compiles anew, and what it closes over stays in
-JAX's cache.
+These functions run on the host, around compiled passes over batches: they cannot be called inside jit. Each
+measurement traces the loss once, as it is then: what it closes over, a module's variables and the attributes of an
+object may have changed since the last. A compiled pass is used again where the same loss function gives an equal
+trace, so that measuring again at other parameters compiles nothing; a loss function made anew for each call (a
+fresh lambda) compiles anew, and what it closes over stays in JAX's cache. A loss that is wrapped in ``jax.jit`` is
+traced by the rules of that.
 """
 
 from gam_jax.flatness._ball import Flatness

@@ -1,7 +1,7 @@
 """The mean loss over a whole data set, its gradient and its Hessian-vector products, streamed batch by batch.
 
-Every compiled function here takes the loss as a static argument, so that a second measurement with the same
-function and the same shapes compiles nothing.
+The loss is traced anew for each measurement, and compiled only if that trace is new (see ``_programs``): a second
+measurement with the same function and the same shapes compiles nothing.
 """
 
 import contextlib
@@ -28,31 +28,31 @@ from gam_jax.flatness._data import (
     replicate,
     spread,
 )
+from gam_jax.flatness._programs import Programs
 
 
 def _call(loss_fn: LossFn, has_aux: bool, params: PyTree, args: tuple[Any, ...]) -> jax.Array:
     return bind(loss_fn, has_aux)(params, (args, {}))[0]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="trace")
-def _value(loss_fn: LossFn, has_aux: bool, params: PyTree, args: Any, *, trace: int) -> tuple[jax.Array, Any]:
-    """``trace`` is not used: each value of it traces the loss once more (see the determinism probe)."""
+def _value(loss_fn: LossFn, has_aux: bool, params: PyTree, args: Any) -> tuple[jax.Array, Any]:
     return _call(loss_fn, has_aux, params, args), ()
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _gradient(loss_fn: LossFn, has_aux: bool, params: PyTree, args: Any) -> tuple[jax.Array, PyTree]:
     value, grad = jax.value_and_grad(functools.partial(_call, loss_fn, has_aux))(params, args)
     return value, jax.tree.map(widen, grad)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _product(loss_fn: LossFn, has_aux: bool, params: PyTree, v: PyTree, args: Any) -> tuple[jax.Array, PyTree]:
     # jax.linearize, not jax.jvp: losses with a custom_vjp inside have no jvp of their gradient.
     loss = functools.partial(_call, loss_fn, has_aux)
     grad_and_value = lambda params: jax.value_and_grad(loss)(params, args)[::-1]  # noqa: E731
     _, product, value = jax.linearize(grad_and_value, params, has_aux=True)
     return value, jax.tree.map(widen, product(cast_like(v, params)))
+
+
+_PASSES = {"value": _value, "gradient": _gradient, "product": _product}
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -87,7 +87,8 @@ class Objective:
             hash(loss_fn)
         except TypeError:
             raise TypeError(f"loss_fn must be hashable, so that it compiles once, got {loss_fn!r}") from None
-        self._static = (loss_fn, options.has_aux)
+        self._loss = (loss_fn, options.has_aux)
+        self._programs = Programs(self._loss)
         self._options = options
         self._mesh = None if options.mesh is None else automatic(options.mesh)
         self._read = reader(batches)
@@ -107,16 +108,16 @@ class Objective:
 
     def value_at(self, params: PyTree) -> float:
         """The loss at ``params``; one pass without gradients."""
-        return self._mean(lambda args: _value(*self._static, params, args, trace=0))[0]
+        return self._mean(lambda args: self._run("value", params, args))[0]
 
     def gradient_at(self, params: PyTree) -> tuple[float, PyTree]:
         """Loss and gradient, the latter in float32 or wider; one pass, 1 gradient evaluation."""
-        return self._mean(lambda args: _gradient(*self._static, params, args))
+        return self._mean(lambda args: self._run("gradient", params, args))
 
     def product_at(self, params: PyTree, v: PyTree) -> PyTree:
         """``H(params) v`` in float32 or wider; one pass, 3 gradient evaluations."""
         v = replicate(v, self._mesh)
-        return self._mean(lambda args: _product(*self._static, params, v, args))[1]
+        return self._mean(lambda args: self._run("product", params, v, args))[1]
 
     def values_at(self, points: Callable[[], Iterator[PyTree]]) -> np.ndarray:
         """The loss at many parameters, float64 [points]; one pass, in which ``points`` is called once per batch."""
@@ -124,7 +125,7 @@ class Objective:
         for args, weight in self.stream():
             values = []
             for params in points():
-                values.append(_value(*self._static, params, args, trace=0)[0])
+                values.append(self._run("value", params, args)[0])
                 if len(values) > 2:
                     values[-3] = float(values[-3])
             total = total + weight * np.array([float(value) for value in values])
@@ -147,6 +148,10 @@ class Objective:
         if index < 0:
             raise ValueError("the data are empty, got no batches (an iterator that was read before?)")
         self.passes += 1
+
+    def _run(self, name: str, *args: Any, programs: Programs | None = None) -> tuple[jax.Array, PyTree]:
+        fn = functools.partial(_PASSES[name], *self._loss)
+        return (programs or self._programs)(name, fn, *args)
 
     def _mean(self, fn: Callable[[Any], tuple[jax.Array, PyTree]]) -> tuple[float, PyTree]:
         """The weighted mean of a value (in float64) and of a pytree over one pass."""
@@ -176,10 +181,11 @@ class Objective:
     def _check_determinism(self) -> None:
         """Raises if the loss differs when it is traced and evaluated again.
 
-        Under jit a loss with a random number from outside is frozen at its first trace. So the second evaluation
-        has a trace of its own, and reads the data again.
+        A random number from outside is frozen when the loss is traced. So the second evaluation has a trace of its
+        own, and reads the data again.
         """
-        again = self._mean(lambda args: _value(*self._static, self.params, args, trace=1))[0]
+        anew = Programs(self._loss)
+        again = self._mean(lambda args: self._run("value", self.params, args, programs=anew))[0]
         if self.value != again:
             raise ValueError(
                 f"the loss must be deterministic, got {self.value!r} and then {again!r} at the same parameters. "

@@ -11,6 +11,7 @@ from gam_jax._checks import check_integer, check_key, check_params
 from gam_jax._signature import readable
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._data import DataArgs, with_data_options
+from gam_jax.flatness._filters import FilterAxes, filter_axes
 from gam_jax.flatness._objective import measure
 from gam_jax.flatness._vectors import random_like, shift
 
@@ -118,7 +119,7 @@ def _check_direction(name: str, direction: PyTree, params: PyTree) -> None:
 
 @readable
 def filter_normalized_directions(
-    params: PyTree, *, key: jax.Array, num: int = 2, filter_axis: int = -1
+    params: PyTree, *, key: jax.Array, num: int = 2, filter_axis: int | FilterAxes = -1
 ) -> tuple[PyTree, ...]:
     r"""Random directions whose filters have the norms of the network's own (Li et al. 2018, section 4).
 
@@ -126,21 +127,38 @@ def filter_normalized_directions(
 
     with d Gaussian, for filter j of layer i: the weights into one output. Networks with rectifiers and
     normalisation are invariant to the scale of a filter, and only directions in its units compare between
-    networks. Leaves with less than two axes, that is biases and the scales and shifts of normalisation layers,
-    do not move: their direction is zero, as in the authors' code for their figures.
+    networks. Biases and the scales and shifts of normalisation layers do not move: their direction is zero, as in
+    the authors' code for their figures.
+
+    What is what is known by the names that Flax gives:
+
+    * ``bias``, ``scale`` (and ``b``, ``beta``, ``gamma``, ``offset``), and arrays of less than two axes, do not move.
+    * ``kernel``, and whatever has another name: ``filter_axis`` numbers the filters. Where the bias of the same
+      layer has several axes of outputs (``nnx.LinearGeneral``, attention), all of them do.
+    * ``embedding``: each row is a filter, as in the authors' code.
+    * Layers that are stacked along leading axes (``nnx.scan``, ``nnx.vmap``) are normalised one by one. Their number
+      is read from the nearest biases and scales: beside a kernel [5, 3, 4] a bias [5, 4] tells of five layers, a
+      bias [4] of one.
+
+    Nothing is guessed: an array of three or more axes without such a neighbour (a convolution, or stacked matrices?)
+    is refused, and so is one that several neighbours tell different things of. Then ``filter_axis`` is a function.
 
     Args:
       params: pytree of floating-point arrays.
       key: typed random key.
       num: how many directions, independent of each other.
-      filter_axis: the axis that numbers the outputs in arrays of two or more axes: the last in Flax (kernels
-        [..., in, out]), the first in PyTorch and Equinox.
+      filter_axis: the axis that numbers the outputs in the arrays of one layer, stacked axes not counted: the last
+        in Flax (kernels [..., in, out]), the first in PyTorch and Equinox. Or a function ``(path, leaf) -> axes`` for
+        all leaves, with the path of ``jax.tree.map_with_path``: an axis or a tuple of axes of the whole array, whose
+        indices number filters and layers, as (0, -1); or None for a leaf that does not move.
 
     Returns:
       A tuple of ``num`` pytrees like the parameters, in float32 or wider.
 
     Raises:
-      TypeError: for parameters that are not floating-point, or a raw uint32 key.
+      TypeError: for parameters that are not floating-point, a raw uint32 key, or a ``filter_axis`` of another type.
+      ValueError: for axes that an array does not have, an array whose axes cannot be known, or parameters that are
+        not finite.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -153,16 +171,20 @@ def filter_normalized_directions(
     check_key(key)
     check_integer("num", num)
     check_params(params, params)
-    return tuple(_filter_normalized(jax.random.fold_in(key, i), params, filter_axis) for i in range(num))
+    params = jax.tree.map(jnp.asarray, params)
+    axes = filter_axes(params, filter_axis)
+    return tuple(_filter_normalized(jax.random.fold_in(key, i), params, axes) for i in range(num))
 
 
-def _filter_normalized(key: jax.Array, params: PyTree, filter_axis: int) -> PyTree:
-    def normalized(direction: jax.Array, leaf: jax.Array) -> jax.Array:
-        if direction.ndim < 2:
+def _filter_normalized(key: jax.Array, params: PyTree, filters: list[tuple[int, ...] | None]) -> PyTree:
+    def normalized(direction: jax.Array, leaf: jax.Array, kept: tuple[int, ...] | None) -> jax.Array:
+        if kept is None:
             return jnp.zeros_like(direction)
-        axes = tuple(axis for axis in range(leaf.ndim) if axis != filter_axis % leaf.ndim)
+        axes = tuple(axis for axis in range(leaf.ndim) if axis not in kept)
         squares = [jnp.square(x.astype(direction.dtype)) for x in (direction, leaf)]
         norms = [jnp.sqrt(jnp.sum(square, axes, keepdims=True)) for square in squares]
         return direction * (norms[1] / jnp.where(norms[0] > 0, norms[0], 1))
 
-    return jax.tree.map(normalized, random_like(key, params), params)
+    leaves, structure = jax.tree.flatten(params)
+    directions = jax.tree.leaves(random_like(key, params))
+    return jax.tree.unflatten(structure, list(map(normalized, directions, leaves, filters)))

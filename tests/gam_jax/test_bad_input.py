@@ -146,8 +146,8 @@ def test_optional_and_arbitrary_loss_arguments():
         seen.update(kwargs)
         return loss_fn(p, kwargs["batch"])
 
-    update(gam_jax.gam(with_default, 0.1, 0.5), batch=batch)
-    update(gam_jax.gam(with_kwargs, 0.1, 0.5), batch=batch, value=1.0)
+    jax.eval_shape(lambda: update(gam_jax.gam(with_default, 0.1, 0.5), batch=batch))
+    jax.eval_shape(lambda: update(gam_jax.gam(with_kwargs, 0.1, 0.5), batch=batch, value=1.0))
     assert set(seen) == {"batch", "value"}
 
 
