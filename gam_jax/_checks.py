@@ -1,6 +1,7 @@
 """Checks of what a caller gives: errors that print the offending value and what was expected."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,6 +43,14 @@ def check_count(name: str, value: Any, otherwise: str = "") -> None:
         raise ValueError(message)
 
 
+def check_names(name: str, value: Any) -> None:
+    """Raises unless the value is None, a name, or some names, alone or as the keys of a dict."""
+    if value is None or isinstance(value, str):
+        return
+    if not (isinstance(value, Mapping | Sequence) and value and all(isinstance(entry, str) for entry in value)):
+        raise TypeError(f"{name} must be a name, a tuple of names or a dict from names, got {name}={value!r}")
+
+
 def check_params(params: PyTree, updates: PyTree) -> None:
     """Raises unless the parameters are a pytree of real floating arrays, and the updates one of the same shapes."""
     if params is None:
@@ -55,10 +64,12 @@ def check_params(params: PyTree, updates: PyTree) -> None:
             "this transformation outside, and use its perturb_mask"
         )
     for path, leaf in jax.tree.leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        dtype = getattr(leaf, "dtype", None)
+        if not (isinstance(leaf, float) if dtype is None else jnp.issubdtype(dtype, jnp.floating)):
+            got = repr(leaf) if dtype is None else f"dtype {dtype}"
             raise TypeError(
-                f"parameters must be real floating-point arrays, got dtype {jnp.result_type(leaf)} at "
-                f"params{jax.tree_util.keystr(path)}: close over what is not trained"
+                f"parameters must be real floating-point arrays, got {got} at params{jax.tree_util.keystr(path)}: "
+                "close over what is not trained"
             )
     if jax.tree.structure(params) != jax.tree.structure(updates):
         raise ValueError(
