@@ -61,6 +61,8 @@ def hessian_density(
     polynomials up to degree 2 m - 1. With ``num_probes`` at least the number of parameters the probes are the
     unit vectors, which leaves the error of the quadrature, 0 when ``num_steps`` is that large too.
 
+    A RuntimeWarning tells of a Hessian that is not symmetric, as :func:`hessian_top_eigenvalues` does.
+
     Cost: ``3 num_probes num_steps`` gradient evaluations on the whole data. Memory: ``num_steps + 1`` vectors
     of the size of the parameters in float32, for full reorthogonalisation: 3.6 GB at the default for 11 million
     parameters.
@@ -116,6 +118,7 @@ def hessian_density(
                 krylov.step()
             values, coordinates, _ = krylov.ritz()
             nodes[i, : len(values)], weights[i, : len(values)] = values, coordinates[0] ** 2
+        krylov.warn_if_asymmetric(objective.machine_epsilon)
 
     smallest, largest = np.nanmin(nodes), np.nanmax(nodes)
     spread = largest - smallest or max(abs(largest), 1.0)

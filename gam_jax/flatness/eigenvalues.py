@@ -60,6 +60,10 @@ def hessian_top_eigenvalues(
     Krylov space holds one copy of a repeated eigenvalue, so with ``k > 1`` the found vectors are then set aside
     and the search goes on from a random vector orthogonal to them, until that finds nothing larger.
 
+    A loss whose gradient is not that of any function (gradient reversal, a straight-through estimator, another
+    custom_vjp with a rule of its own) has no symmetric Hessian, and Lanczos' method finds nothing of the Jacobian J of such a gradient: the
+    residuals are then large, and a RuntimeWarning says so. The products are J v.
+
     Cost: 3 gradient evaluations on the whole data for each product: some 10 to 50 products for k = 1, 4 k to
     10 k for larger k, k of them for the residuals. Memory: ``basis_size + 1`` vectors of the size of the
     parameters in float32, and during a restart one more copy of the largest leaf's share. At the default this
@@ -122,6 +126,7 @@ def hessian_top_eigenvalues(
         krylov = Krylov(objective.product, objective.params, basis_size, key)
         tolerance = objective.machine_epsilon**0.5 if rtol is None else rtol
         found = _top_ritz_pairs(krylov, k, which, tolerance, max_products)
+        krylov.warn_if_asymmetric(objective.machine_epsilon)
         return _certified(objective, krylov, found, return_vectors)
 
 

@@ -42,6 +42,10 @@ def first_order_flatness(
     one-step estimate that GAM itself uses is 0 at a minimum (:func:`first_order_flatness_one_step`): hence the
     random starts.
 
+    For a loss whose gradient is not that of a function (gradient reversal) the ascent follows J g, with
+    J the Jacobian of the gradient, where the norm's own gradient is along :math:`J^T g`: the result stays a lower
+    bound, but is no longer tight.
+
     The result is a lower bound of the maximum, tight if the ascents converged: ``stationarity`` is small, the
     rows of ``history`` are flat at the end, and agree. Where they do not, give more steps or more restarts. On a
     small network trained by SGD (experiments/README.md) 3 restarts found 12 % less than 9 at rho = 0.1, and at

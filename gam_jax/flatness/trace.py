@@ -44,7 +44,9 @@ def hessian_trace(
     .. math:: \operatorname{tr} H = \mathbb{E}\, z^T H z, \qquad z_i = \pm 1
 
     Hutchinson's estimator, unbiased, with variance :math:`2 \sum_{i \ne j} H_{ij}^2` for one probe. With
-    ``num_probes`` at least the number of parameters the probes are the unit vectors and the trace is exact.
+    ``num_probes`` at least the number of parameters the probes are the unit vectors and the trace is exact. For a
+    loss whose gradient is not that of a function (gradient reversal) it is the trace of the gradient's Jacobian, which
+    is that of its symmetric part.
 
     Cost: 3 gradient evaluations on the whole data for each probe. Memory: 4 copies of the parameters; probes
     are taken one at a time (matfree's estimators take all at once, and draw their probes beforehand).
