@@ -3,6 +3,7 @@
 from typing import Any, Unpack
 
 import jax
+import numpy as np
 
 from gam_jax._checks import check_integer, check_key, check_positive
 from gam_jax._tree import normalize
@@ -141,4 +142,7 @@ def first_order_flatness_one_step(
     with measure(loss_fn, params, batches, **options) as objective:
         gradient = objective.gradient_at(objective.params)[1]
         ascent = _unit(objective.product(_unit(gradient)))
-        return rho * float(norm(objective.gradient_at(shift(objective.params, rho, ascent))[1]))
+        found = rho * float(norm(objective.gradient_at(shift(objective.params, rho, ascent))[1]))
+    if not np.isfinite(found):
+        raise ValueError(f"the gradient must be finite at the perturbed point, got a norm of {found / rho} with {rho=}")
+    return found

@@ -9,7 +9,7 @@ import numpy as np
 from gam_jax._checks import check_integer, check_key, check_positive
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._data import DataArgs, with_data_options
-from gam_jax.flatness._objective import measure
+from gam_jax.flatness._objective import count_parameters, measure
 from gam_jax.flatness._probes import probe, standard_error
 from gam_jax.flatness._vectors import inner
 
@@ -83,9 +83,9 @@ def hessian_trace(
     if rtol is not None:
         check_positive("rtol", rtol)
     check_integer("num_probes", num_probes)
+    exact = num_probes >= count_parameters(params)
+    check_integer("num_probes", num_probes, at_least=1 if exact else 2)
     with measure(loss_fn, params, batches, **options) as objective:
-        exact = num_probes >= objective.size
-        check_integer("num_probes", num_probes, at_least=1 if exact else 2)
         samples, mean, error = [], np.nan, np.nan
         while len(samples) < min(num_probes, objective.size):
             z = probe(objective, key, num_probes, len(samples))
