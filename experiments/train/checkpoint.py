@@ -22,6 +22,8 @@ from experiments.train.integrity import inspect, make_record, not_finite, read_r
 from experiments.train.mesh import all_succeed, is_first
 
 FOLDER = "checkpoints"
+_PATIENCE = 10**8
+"""Seconds; orbax takes them from the wall clock, which may be set while it writes."""
 Scores = dict[str, Any]
 State = TypeVar("State")
 
@@ -173,14 +175,20 @@ def open_checkpoints(workdir: Path, *, keep: int = 1, always: tuple[int, ...] = 
     """
     best = BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
     policy = AnyPreservationPolicy([LatestN(keep), CustomSteps(list(always)), best])
-    options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
+    patience = ocp.AsyncOptions(timeout_secs=_PATIENCE)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policy, cleanup_tmp_directories=True, async_options=patience
+    )
     with _quiet(), contextlib.closing(Checkpoints(_manager(workdir, options))) as checkpoints:
         yield checkpoints
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside, tensorstore prints no traceback for each array that a refused write has left behind."""
+    """Tensorstore prints no traceback for each array that a refused write has left behind.
+
+    It also prints them later, from its threads: after an error it stays so, as the run is over.
+    """
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -188,10 +196,8 @@ def _quiet() -> Iterator[None]:
             before(unraisable)
 
     sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
+    yield
+    sys.unraisablehook = before
 
 
 @contextlib.contextmanager
@@ -254,6 +260,8 @@ def _reason(error: Exception) -> str:
     """In one line; what the system said, if tensorstore quotes it."""
     if isinstance(error, TimeoutError):
         return f"{_first_line(error)} (was the clock of this machine set meanwhile? The same command goes on)"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     quoted = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(quoted[1])) if quoted else _first_line(error)
 

@@ -1,7 +1,10 @@
 """A checkpoint that is not what was saved is set aside; what cannot be saved is refused in one line."""
 
+import asyncio
+import gc
 import json
 import re
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -108,27 +111,41 @@ def test_a_config_that_is_no_object_is_named_and_not_compared(tmp_path, text):
 
 REFUSING = """
 import resource, sys
+import orbax.checkpoint as ocp
 from experiments import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (16000, resource.RLIM_INFINITY))
-sys.exit(main.main(sys.argv[1:]))
+
+save, largest = ocp.CheckpointManager.save, int(sys.argv[1])
+
+def refused(*args, **kwargs):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+    return save(*args, **kwargs)
+
+ocp.CheckpointManager.save = refused
+sys.exit(main.main(sys.argv[2:]))
 """
 
 
-def test_a_disk_that_refuses_a_checkpoint_is_one_line(tmp_path):
-    plain = ("--method", "plain", "--averaging", "none", "--model.hidden", "128")
-    run = train_elsewhere(REFUSING, tmp_path, *plain)
-    place = re.escape(str(tmp_path / "checkpoints" / "8"))
+@pytest.mark.parametrize("largest", [0, 16000])  # no file at all, and not the arrays
+def test_a_disk_that_refuses_a_checkpoint_is_one_line(tmp_path, largest):
+    arguments = ("--method", "plain", "--averaging", "none", "--model.hidden", "128", "--steps", "4")
+    run = train_elsewhere(REFUSING, tmp_path, *arguments, before=[str(largest)])
+    place = re.escape(str(tmp_path / "checkpoints"))
     assert run.returncode == 2
-    assert re.fullmatch(
-        rf"error: cannot write checkpoint {place}: File too large. No checkpoint was saved\n", run.stderr
-    )
+    message = rf"error: cannot write a checkpoint to {place}: File too large. No checkpoint was saved\n"
+    assert re.fullmatch(message, run.stderr), run.stderr
 
 
-def test_a_clock_that_was_set_is_named(workdir, monkeypatch):
+def test_what_a_refused_write_leaves_behind_is_silent(workdir, monkeypatch, caplog):
     def late():
         raise TimeoutError("completed 2/4 futures but timed out after -3100.00 seconds")
 
-    with open_checkpoints(workdir, keep=2) as checkpoints:
+    with open_checkpoints(workdir, keep=2) as checkpoints, warnings.catch_warnings(record=True) as warned:
         with monkeypatch.context() as patched, pytest.raises(UserError, match=r"-3100.00 seconds \(was the clock"):
             patched.setattr(checkpoints._manager, "wait_until_finished", late)
             checkpoints.wait()
+        warnings.warn("coroutine 'save' was never awaited", RuntimeWarning, stacklevel=1)
+        loop = asyncio.new_event_loop()
+        loop.create_future().set_exception(ValueError("nobody asks for it"))
+        loop.close()
+        gc.collect()
+    assert not warned and not caplog.records
