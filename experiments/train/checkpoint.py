@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import sys
+import time
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +24,10 @@ from experiments.train.integrity import inspect, make_record, not_finite, read_r
 from experiments.train.mesh import all_succeed, is_first
 
 FOLDER = "checkpoints"
+_WAITING = "orbax.checkpoint._src.futures.signaling_client"
+"""Where one thread of orbax waits for another, by ``time.time``."""
 _PATIENCE = 10**8
-"""Seconds; orbax takes them from the wall clock, which may be set while it writes."""
+"""Seconds for a whole checkpoint; orbax takes them from the wall clock, which may be set while it writes."""
 Scores = dict[str, Any]
 State = TypeVar("State")
 
@@ -224,6 +228,8 @@ def check_place(workdir: Path) -> None:
 def _manager(workdir: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
     """Orbax on a folder. What it reads is arrays and JSON: nothing in a checkpoint is ever run."""
     check_place(workdir)
+    if _WAITING in sys.modules:  # the wall clock may be set while it waits
+        vars(sys.modules[_WAITING])["time"] = types.SimpleNamespace(time=time.monotonic)
     absl.logging.set_verbosity(absl.logging.FATAL)  # orbax raises what it logs
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and what its futures log
     handlers: Any = {"state": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}

@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import itertools
 import json
 import re
+import time
 import warnings
 
 import jax
@@ -149,3 +151,13 @@ def test_what_a_refused_write_leaves_behind_is_silent(workdir, monkeypatch, capl
         loop.close()
         gc.collect()
     assert not warned and not caplog.records
+
+
+def test_a_clock_that_jumps_disturbs_nothing(tmp_path, monkeypatch):
+    real, jumps = time.time, itertools.cycle([0.0, 1e5, -1e5, 3e6])
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    with open_checkpoints(tmp_path, keep=4) as checkpoints:
+        for step in range(1, 5):
+            checkpoints.save(step, state_of(step), SCORES, None)
+            checkpoints.wait()
+        assert checkpoints.steps() == [1, 2, 3, 4]
