@@ -88,7 +88,7 @@ def test_several_arrays_are_named():
         return rows_of(params, {"x": x / temperature[0], "y": y}).mean()
 
     args = batch["x"], batch["y"], jnp.full(16, 2.0)
-    with pytest.raises(ValueError, match=r"called batch.*\['x', 'y', 'temperature'\].*microbatched="):
+    with pytest.raises(ValueError, match=r"is called batch.*\['x', 'y', 'temperature'\].*microbatched="):
         in_parts(loss_fn, *args)
     flags = {"x": True, "y": True, "temperature": False}
     assert_exact(in_parts(loss_fn, *args, microbatched=flags), loss_fn, *args)
@@ -162,6 +162,8 @@ def test_parts_of_one_row_are_not_guessed():
     args = batch, jnp.linspace(1, 2, 16)
     with pytest.raises(ValueError, match=r"one row.*\['row_weights'\].*microbatched="):
         in_parts(loss_fn, *args, parts=16)
+    with pytest.raises(ValueError, match=r"gets \['row_weights'\] whole.*name them in microbatched.*incompatible"):
+        in_parts(loss_fn, *args)
     named = in_parts(loss_fn, *args, parts=16, microbatched=("batch", "row_weights"))
     assert_exact(named, loss_fn, *args)
 
@@ -180,6 +182,14 @@ def test_parts_of_one_row_are_not_guessed():
 def test_bad_names(microbatched, error, message):
     with pytest.raises(error, match=message):
         in_parts(token_mean, tokens, microbatched=microbatched)
+
+
+def test_skipped_steps_split_nothing():
+    tx = gam_jax.sam(PROBLEM.loss_fn, 0.1, interval=2, num_microbatches=4)
+    state, update = tx.init(PROBLEM.params), lambda g, s, p, batch: tx.update(g, s, p, batch=batch)
+    program = jax.make_jaxpr(update)(PROBLEM.params, state, PROBLEM.params, batch)
+    outside = [equation.primitive.name for equation in program.eqns]
+    assert outside.count("cond") == 1 and not {"reshape", "transpose"} & set(outside)
 
 
 # What the parts count
