@@ -18,7 +18,10 @@ method                          what it does                                    
 
 * :class:`Options`: what all of them accept beside their coefficients (:data:`HvpMode`, :data:`Between`).
 * :class:`State`: what they keep; in it :class:`Diagnostics`, :class:`SamDiagnostics`, :class:`FriendlySamDiagnostics`
-  or :class:`PenaltyDiagnostics`, and with ``between="hold"`` :class:`Held`.
+  or :class:`PenaltyDiagnostics`, with ``drop_nonfinite`` in :class:`DropDiagnostics`, and with ``between="hold"``
+  :class:`Held`.
+* :func:`diagnostics`: all that the methods of a chain saw, by name.
+* :func:`asam_scaling`: the metric of ASAM as its authors run it, for ``adaptive``.
 * :func:`gam_value_and_grad`: GAM in the form of ``jax.value_and_grad``, without a state.
 * :func:`released_coefficients`: settings of the authors' released program, for :func:`accelerated_gam`.
 * :func:`swad`: the average of the iterates (:class:`Swad`, :class:`SwadState`).
@@ -28,7 +31,9 @@ method                          what it does                                    
 from importlib.metadata import version as _version
 
 from gam_jax import flatness
-from gam_jax._hold import Held
+from gam_jax._diagnostics import diagnostics
+from gam_jax._hold import DropDiagnostics, Held
+from gam_jax._metric import asam_scaling
 from gam_jax._options import Options
 from gam_jax._transform import Diagnostics, State
 from gam_jax._types import Between, HvpMode
@@ -46,6 +51,7 @@ __version__ = _version("gam-jax")
 __all__ = [
     "Between",
     "Diagnostics",
+    "DropDiagnostics",
     "FriendlySamDiagnostics",
     "Held",
     "HvpMode",
@@ -56,7 +62,9 @@ __all__ = [
     "Swad",
     "SwadState",
     "accelerated_gam",
+    "asam_scaling",
     "c_flat",
+    "diagnostics",
     "fad",
     "flatness",
     "friendly_sam",

@@ -35,6 +35,8 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 def check_count(name: str, value: Any, otherwise: str = "") -> None:
     """Raises unless the value is an integer >= 1, traced or not; ``otherwise`` says what else its place takes."""
     message = f"{name} must be an integer >= 1{otherwise}, got {name}={value!r}"
+    if not isinstance(value, int | np.integer | np.ndarray | jax.Array):
+        raise ValueError(message)
     if isinstance(value, bool) or not jnp.issubdtype(jnp.result_type(value), jnp.integer) or jnp.shape(value):
         raise ValueError(message)
     if not isinstance(value, Tracer) and value < 1:
@@ -98,3 +100,36 @@ def check_positive(name: str, value: Any) -> None:
     """Raises unless the value is a finite number > 0."""
     if isinstance(value, str | bool) or np.ndim(value) or not 0 < float(value) < math.inf:
         raise ValueError(f"{name} must be a finite number > 0, got {name}={value!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises unless the value is a bool: the text "False", say, is true."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {name}={value!r}")
+
+
+def check_number(name: str, value: Any, *, positive: bool = False) -> None:
+    """Raises unless the value is a finite number >= 0 (> 0 if ``positive``) or a traced scalar; no schedule."""
+    if callable(value):
+        raise TypeError(f"{name} must be a number or a traced scalar, not a function, got {name}={value!r}")
+    check_coefficient(name, value, positive=positive)
+
+
+def check_radii(name: str, value: Any) -> None:
+    """Raises unless the value is a coefficient, or a pytree of coefficients."""
+    if callable(value) or jax.tree_util.all_leaves([value]):
+        return check_coefficient(name, value)
+    paths = jax.tree.leaves_with_path(value)
+    if not paths:
+        raise TypeError(f"{name} must be a number, a schedule or a pytree of these, got {name}={value!r}")
+    for path, leaf in paths:
+        check_coefficient(f"{name}{jax.tree_util.keystr(path)}", leaf)
+
+
+def is_prefix(prefix: PyTree, tree: PyTree) -> bool:
+    """Whether the tree has the structure of the prefix, down to the prefix's leaves."""
+    try:
+        jax.tree.map(lambda _, part: part, prefix, tree)
+    except (ValueError, TypeError):
+        return False
+    return True

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 
 from gam_jax._curvature import Curvature, Point
 from gam_jax._loss import Arguments, Loss
-from gam_jax._metric import Metric, resolve_mask
+from gam_jax._metric import Metric, resolve_mask, resolve_scaling
 from gam_jax._microbatches import Microbatches
 from gam_jax._options import Options
 from gam_jax._replicas import as_varying, mean_over
-from gam_jax._tree import scale_by
 from gam_jax._types import HvpMode, PyTree
 
 
@@ -43,7 +42,7 @@ class Engine:
     def create(cls, loss: Loss, params: PyTree, arguments: Arguments, options: Options) -> "Engine":
         """The engine of one step."""
         params = jax.tree.map(jnp.asarray, params)
-        scaling = scale_by(1.0, jax.tree.map(jnp.abs, params)) if options.adaptive else None
+        scaling = resolve_scaling(options.adaptive, params)
         metric = Metric(scaling, resolve_mask(options.perturb_mask, params), options.eps)
         parts = Microbatches.create(loss, arguments, options)
         return cls(params, Curvature(loss, parts, options), metric, options)
@@ -65,7 +64,7 @@ class Engine:
         """
         return self.gradient(self.params) if self.options.per_replica else updates
 
-    def ascend(self, start: PyTree, toward: PyTree, radius: jax.Array) -> PyTree:
+    def ascend(self, start: PyTree, toward: PyTree, radius: PyTree) -> PyTree:
         """``start + radius * toward / (||toward|| + xi)`` in the metric."""
         return self.metric.ascend(start, toward, radius)
 

@@ -8,7 +8,7 @@ import optax
 from gam_jax._checks import check_coefficient
 from gam_jax._engine import Engine
 from gam_jax._options import OptionArgs, Options, with_options
-from gam_jax._transform import from_rule
+from gam_jax._transform import State, from_rule
 from gam_jax._tree import add_scaled, cosine, scale_by
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 
@@ -29,8 +29,15 @@ class FriendlySamDiagnostics(NamedTuple):
     cosine: jax.Array
 
 
+class FriendlySamState(State):
+    """The state of :func:`gam_jax.friendly_sam`."""
+
+    __slots__ = ()
+    method = "friendly_sam"
+
+
 def _rule(
-    engine: Engine, updates: PyTree, mean: PyTree, *, rho: jax.Array, sigma: jax.Array, decay: jax.Array
+    engine: Engine, updates: PyTree, mean: PyTree, *, rho: PyTree, sigma: jax.Array, decay: jax.Array
 ) -> tuple[PyTree, FriendlySamDiagnostics, PyTree]:
     g0 = engine.clean_gradient(updates)
     mean = add_scaled(scale_by(decay, mean), 1 - decay, g0)
@@ -68,10 +75,13 @@ def friendly_sam(
     Cost: 2 gradient evaluations, the caller's own included. State: one buffer like the parameters, the mean, which
     sees the gradients of the steps that ``interval`` acts on.
 
+    ``optax.MultiSteps`` around it accumulates the incoming gradient alone: what comes out is the gradient of the last
+    microbatch, at points to which the accumulated one leads. ``num_microbatches`` gives that of the whole batch.
+
     Args:
       loss_fn: as in :func:`gam_jax.gam`.
-      rho: perturbation radius, a float, a traced scalar or a schedule. The authors run 0.2 for a ResNet-18 on
-        CIFAR-100.
+      rho: perturbation radius, a float, a traced scalar or a schedule, or a pytree of radii (:func:`gam_jax.gam`). The
+        authors run 0.2 for a ResNet-18 on CIFAR-100.
       sigma: share of the mean that is taken off the gradient, likewise. Default 1, as its authors'.
       decay: lambda, likewise, in [0, 1]. Default 0.9, as its authors'; they also run 0.6 and 0.95.
       **options: see :class:`gam_jax.Options`.
@@ -100,5 +110,5 @@ def friendly_sam(
     """
     check_coefficient("decay", decay, at_most=1)
     coefficients = {"rho": rho, "sigma": sigma, "decay": decay}
-    memory = optax.tree.zeros_like
-    return from_rule(loss_fn, _rule, FriendlySamDiagnostics, coefficients, Options(**options), memory)
+    settings, memory = Options(**options), optax.tree.zeros_like
+    return from_rule(loss_fn, _rule, FriendlySamDiagnostics, coefficients, settings, memory, FriendlySamState)

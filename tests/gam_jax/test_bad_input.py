@@ -46,10 +46,13 @@ def test_other_numbers(factory, name, value):
         factory(value)
 
 
-@pytest.mark.parametrize("value", ["0.1", None, True, [0.1]])
+@pytest.mark.parametrize("value", ["0.1", None, True, [0.1], []])
 def test_coefficients_of_another_type(value):
-    with pytest.raises(TypeError, match=re.escape(f"rho={value!r}")):
-        gam_jax.gam(loss_fn, value, 0.5)
+    with pytest.raises(TypeError, match=re.escape(f"alpha={value!r}")):
+        gam_jax.gam(loss_fn, 0.1, value)
+    if value != [0.1]:  # which is the radius of the one leaf of a list
+        with pytest.raises(TypeError, match=re.escape(f"rho={value!r}")):
+            gam_jax.gam(loss_fn, value, 0.5)
 
 
 @pytest.mark.parametrize("name", [name for name, method in FAMILY.items() if method.fractions])
