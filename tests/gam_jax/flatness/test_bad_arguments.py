@@ -114,7 +114,7 @@ BAD = {
         (np.ones((0, 4)), ValueError, "no batches"),
         ([np.ones((0, 2))], ValueError, r"\(0, 2\)"),
         ([np.array(["a"])], TypeError, r"array\(\['a'\]"),
-        ([{"x": OPAQUE}], TypeError, r"<opaque> in batch 0\['x'\]"),
+        ([{"x": OPAQUE}], TypeError, r"<opaque> at batch 0\['x'\]"),
         ([np.array([None])], TypeError, r"array\(\[None\]"),
         ({"x": np.ones((2, 3)), "y": np.ones((3, 3))}, ValueError, r"\(2, 3\).*\(3, 3\)"),
         ([{"x": np.ones(2), "y": np.ones(3)}], ValueError, r"2, .*3\}.*num_examples"),
