@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from experiments import commands
-from experiments.common.errors import Stopped, UserError
+from experiments.common.errors import Stopped, UserError, nearest
 from experiments.configs import TRAIN_NAMES, CompareName, load, load_train
 from experiments.configs.studies import STUDIES
 from experiments.data.config import DataName
@@ -175,6 +175,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "aot": aot,
     }
     try:
+        command = next((word for word in arguments if not word.startswith("-")), None)
+        if command is not None and arguments[0] == command and command not in subcommands:
+            raise UserError(f"there is no command {command!r}{nearest(command, subcommands)}")
         job = tyro.extras.subcommand_cli_from_dict(
             subcommands,
             args=arguments,

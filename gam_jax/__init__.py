@@ -10,14 +10,18 @@ method                          what it does                                    
 :func:`gam`                     adds the gradient of the first-order flatness, exactly      6
 :func:`accelerated_gam`         Algorithm 2 of the paper, no Hessian-vector product         4
 :func:`sam`                     SAM, and by its options ASAM and GSAM                       2
+:func:`friendly_sam`            SAM along the noise of the batch, with a mean of gradients  2
 :func:`gradient_norm_penalty`   adds the gradient of the gradient norm at the point         3
 :func:`c_flat`                  zeroth- and first-order flatness, for continual learning    4
 :func:`fad`                     the same two, for domain generalization                     4
 ==============================  ==========================================================  =========
 
 * :class:`Options`: what all of them accept beside their coefficients (:data:`HvpMode`, :data:`Between`).
-* :class:`State`: what they keep; in it :class:`Diagnostics`, :class:`SamDiagnostics` or :class:`PenaltyDiagnostics`,
-  and with ``between="hold"`` :class:`Held`.
+* :class:`State`: what they keep; in it :class:`Diagnostics`, :class:`SamDiagnostics`, :class:`FriendlySamDiagnostics`
+  or :class:`PenaltyDiagnostics`, with ``drop_nonfinite`` in :class:`DropDiagnostics`, and with ``between="hold"``
+  :class:`Held`.
+* :func:`diagnostics`: all that the methods of a chain saw, by name.
+* :func:`asam_scaling`: the metric of ASAM as its authors run it, for ``adaptive``.
 * :func:`gam_value_and_grad`: GAM in the form of ``jax.value_and_grad``, without a state.
 * :func:`released_coefficients`: settings of the authors' released program, for :func:`accelerated_gam`.
 * :func:`swad`: the average of the iterates (:class:`Swad`, :class:`SwadState`).
@@ -27,7 +31,9 @@ method                          what it does                                    
 from importlib.metadata import version as _version
 
 from gam_jax import flatness
-from gam_jax._hold import Held
+from gam_jax._diagnostics import diagnostics
+from gam_jax._hold import DropDiagnostics, Held
+from gam_jax._metric import asam_scaling
 from gam_jax._options import Options
 from gam_jax._transform import Diagnostics, State
 from gam_jax._types import Between, HvpMode
@@ -35,6 +41,7 @@ from gam_jax.averaging import Swad, SwadState, swad
 from gam_jax.rules.accelerated_gam import accelerated_gam, released_coefficients
 from gam_jax.rules.c_flat import c_flat
 from gam_jax.rules.fad import fad
+from gam_jax.rules.friendly_sam import FriendlySamDiagnostics, friendly_sam
 from gam_jax.rules.gam import gam, gam_value_and_grad
 from gam_jax.rules.gradient_norm_penalty import PenaltyDiagnostics, gradient_norm_penalty
 from gam_jax.rules.sam import SamDiagnostics, sam
@@ -44,6 +51,8 @@ __version__ = _version("gam-jax")
 __all__ = [
     "Between",
     "Diagnostics",
+    "DropDiagnostics",
+    "FriendlySamDiagnostics",
     "Held",
     "HvpMode",
     "Options",
@@ -53,9 +62,12 @@ __all__ = [
     "Swad",
     "SwadState",
     "accelerated_gam",
+    "asam_scaling",
     "c_flat",
+    "diagnostics",
     "fad",
     "flatness",
+    "friendly_sam",
     "gam",
     "gam_value_and_grad",
     "gradient_norm_penalty",

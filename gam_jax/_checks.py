@@ -1,6 +1,7 @@
 """Checks of what a caller gives: errors that print the offending value and what was expected."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,10 +35,20 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 def check_count(name: str, value: Any, otherwise: str = "") -> None:
     """Raises unless the value is an integer >= 1, traced or not; ``otherwise`` says what else its place takes."""
     message = f"{name} must be an integer >= 1{otherwise}, got {name}={value!r}"
+    if not isinstance(value, int | np.integer | np.ndarray | jax.Array):
+        raise ValueError(message)
     if isinstance(value, bool) or not jnp.issubdtype(jnp.result_type(value), jnp.integer) or jnp.shape(value):
         raise ValueError(message)
     if not isinstance(value, Tracer) and value < 1:
         raise ValueError(message)
+
+
+def check_names(name: str, value: Any) -> None:
+    """Raises unless the value is None, a name, or some names, alone or as the keys of a dict."""
+    if value is None or isinstance(value, str):
+        return
+    if not (isinstance(value, Mapping | Sequence) and value and all(isinstance(entry, str) for entry in value)):
+        raise TypeError(f"{name} must be a name, a tuple of names or a dict from names, got {name}={value!r}")
 
 
 def check_params(params: PyTree, updates: PyTree) -> None:
@@ -53,10 +64,12 @@ def check_params(params: PyTree, updates: PyTree) -> None:
             "this transformation outside, and use its perturb_mask"
         )
     for path, leaf in jax.tree.leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        dtype = getattr(leaf, "dtype", None)
+        if not (isinstance(leaf, float) if dtype is None else jnp.issubdtype(dtype, jnp.floating)):
+            got = repr(leaf) if dtype is None else f"dtype {dtype}"
             raise TypeError(
-                f"parameters must be real floating-point arrays, got dtype {jnp.result_type(leaf)} at "
-                f"params{jax.tree_util.keystr(path)}: close over what is not trained"
+                f"parameters must be real floating-point arrays, got {got} at params{jax.tree_util.keystr(path)}: "
+                "close over what is not trained"
             )
     if jax.tree.structure(params) != jax.tree.structure(updates):
         raise ValueError(
@@ -94,9 +107,36 @@ def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Raises unless the value is True or False."""
+    """Raises unless the value is a bool: the text "False", say, is true."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {name}={value!r}")
+
+
+def check_number(name: str, value: Any, *, positive: bool = False) -> None:
+    """Raises unless the value is a finite number >= 0 (> 0 if ``positive``) or a traced scalar; no schedule."""
+    if callable(value):
+        raise TypeError(f"{name} must be a number or a traced scalar, not a function, got {name}={value!r}")
+    check_coefficient(name, value, positive=positive)
+
+
+def check_radii(name: str, value: Any) -> None:
+    """Raises unless the value is a coefficient, or a pytree of coefficients."""
+    if callable(value) or jax.tree_util.all_leaves([value]):
+        return check_coefficient(name, value)
+    paths = jax.tree.leaves_with_path(value)
+    if not paths:
+        raise TypeError(f"{name} must be a number, a schedule or a pytree of these, got {name}={value!r}")
+    for path, leaf in paths:
+        check_coefficient(f"{name}{jax.tree_util.keystr(path)}", leaf)
+
+
+def is_prefix(prefix: PyTree, tree: PyTree) -> bool:
+    """Whether the tree has the structure of the prefix, down to the prefix's leaves."""
+    try:
+        jax.tree.map(lambda _, part: part, prefix, tree)
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def check_function(name: str, value: Any, otherwise: str = "") -> None:

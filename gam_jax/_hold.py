@@ -1,6 +1,6 @@
 """What lasts from step to step: the term held between, bounded; and nothing of a step that gave inf or NaN."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,19 @@ class Held(NamedTuple):
 
     term: PyTree
     held_cosine: jax.Array
+
+
+class DropDiagnostics(NamedTuple):
+    """The diagnostics with ``drop_nonfinite``, all float32 scalars.
+
+    Attributes:
+      seen: those of the method, such as :class:`gam_jax.Diagnostics`.
+      dropped: the number of steps so far on which the updates passed unchanged, since the method would have made inf or
+        NaN of them; with ``per_replica`` the mean over the replicas, each of which drops its own.
+    """
+
+    seen: Any
+    dropped: jax.Array
 
 
 def nothing_held(params: PyTree) -> Held:
@@ -52,3 +65,14 @@ def bound(new: PyTree, updates: PyTree, max_ratio: float | jax.Array | None) -> 
     limit = jnp.asarray(max_ratio, norm.dtype) * global_norm(updates)
     factor = jnp.where(norm > limit, limit, 1) / jnp.where(norm > limit, norm, 1)
     return add_scaled(updates, factor, term)
+
+
+def drop_nonfinite(new: PyTree, updates: PyTree) -> tuple[PyTree, jax.Array]:
+    """The new updates, or the old ones if these are finite and the new ones not; and whether that was so."""
+    drops = _all_finite(updates) & ~_all_finite(new)
+    return jax.tree.map(lambda new, old: jnp.where(drops, old, new), new, updates), drops
+
+
+def _all_finite(tree: PyTree) -> jax.Array:
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.stack([jnp.asarray(True), *finite]).all()

@@ -1,14 +1,15 @@
 """The options that every method of the family shares."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, get_args
 
 import jax
 from jax.core import Tracer
 
-from gam_jax._checks import check_choice, check_coefficient, check_count
-from gam_jax._signature import readable, show_options
+from gam_jax._checks import check_choice, check_count, check_flag, check_names, check_number
+from gam_jax._metric import check_scaling
+from gam_jax._signature import Function, readable, release, show_options, static
 from gam_jax._types import Between, HvpMode, PyTree
 
 
@@ -21,7 +22,8 @@ class Options:
       has_aux: the loss returns ``(loss, aux)``. A chain link drops aux; ``gam_value_and_grad`` returns it.
       interval: the method acts on steps 0, k, 2k, ... only; the others cost nothing beyond the caller's gradient. An
         integer k >= 1, or a function step count -> bool. A Python bool (not an array) decides while tracing: for two
-        programs, one for the steps that act and one for the others, between which the training loop chooses.
+        programs, one for the steps that act and one for the others, between which the training loop chooses. Outside
+        jit only what is needed runs. Under vmap nothing acts on the steps on which no member of the ensemble does.
       between: what happens on the other steps. "skip" (default) passes the updates on unchanged. "hold" adds the last
         term again: what the method added to the updates on the last step on which it acted, coefficients included
         (for a method that replaces them, the difference of its result to the clean gradient). The state then holds
@@ -36,14 +38,35 @@ class Options:
       rho_prime: the step of the finite difference, along a unit direction.
       perturb_mask: a pytree of bools with the structure of the parameters, or a function from the parameters to one.
         Leaves with False neither move in an ascent nor enter a norm. They still receive their part of the gradient.
-      adaptive: ascents and norms in the metric ``T = |w|`` (ASAM).
+      adaptive: ascents and norms in a metric of T per parameter: norms are ``||T g||``, steps ``T^2 g / ||T g||``.
+        True is ``T = |w|`` (ASAM), :func:`gam_jax.asam_scaling` the form that its authors run, False (default) is 1.
+        Otherwise T is a pytree with the structure of the parameters, of arrays like them or scalars, or a function
+        from the parameters to one.
       axis_name: the mesh axis or axes of the replicas, inside shard_map or pmap. The updates that come out are
         averaged over it, whether those that come in are or not.
       per_replica: each replica perturbs with its own gradient (m-sharpness); one average, at the end. With
         ``between="hold"`` acting steps take one more, of the term.
-      num_microbatches: the leading axis of the array arguments of the loss is split in so many parts, and every
-        pass accumulates over them. None is 1.
+      num_microbatches: the batch is split along the leading axis of its arrays in so many parts, and every pass
+        accumulates over them. None is 1. The result is that of the whole batch if the loss is a mean over the rows.
+        BatchNorm normalizes by the statistics of each part, so that its result is that of the parts; the new
+        statistics come out of ``gam_value_and_grad`` with the rest of aux, stacked along a new leading axis.
+      microbatched: which arguments of the loss are split. Every microbatch sees the others whole (model state, class
+        weights, random keys). By default the one named ``batch``, or else the only one that holds arrays; several are
+        refused. A name, several names, or a dict from names to bools or to pytrees of bools, prefixes of the argument,
+        as in ``{"points": {"interior": True, "boundary": True, "weights": False}}``. Arrays under one name, or one
+        True, have the same number of rows; different ones, each their own.
+      microbatch_weight: for a loss that is a mean over something else than the rows (valid tokens): a function of the
+        arguments that are split, in their order, to the weight of a part, as in
+        ``lambda batch: batch["mask"].sum()``. The loss is then the weighted mean of that of the parts, over
+        ``axis_name`` too, and gradients that come in are averaged over it likewise. A part of weight 0 is left out
+        (its NaN too). By default parts and replicas count alike.
       eps: the xi of Algorithm 1, added to norms that divide.
+      drop_nonfinite: on steps on which the method would make inf or NaN of finite updates, as where the Hessian has an
+        infinite entry, these pass unchanged. :class:`gam_jax.DropDiagnostics` counts such steps. With False (default)
+        the inf or NaN stays visible, for ``optax.apply_if_finite``.
+
+    For ``optax.inject_hyperparams`` the loss and the options are static, whether ``static_args`` names them or not;
+    only ``max_ratio`` is a hyperparameter, if it is given.
     """
 
     has_aux: bool = False
@@ -53,27 +76,41 @@ class Options:
     hvp: HvpMode = "linearize"
     rho_prime: float | jax.Array = 1e-3
     perturb_mask: PyTree | Callable[[PyTree], PyTree] | None = None
-    adaptive: bool = False
+    adaptive: bool | PyTree | Callable[[PyTree], PyTree] = False
     axis_name: Any = None
     per_replica: bool = False
     num_microbatches: int | None = None
+    microbatched: str | Sequence[str] | Mapping[str, PyTree] | None = None
+    microbatch_weight: Callable[..., Any] | None = None
     eps: float | jax.Array = 1e-12
+    drop_nonfinite: bool = False
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, release(getattr(self, field.name)))
+        for name in ("has_aux", "per_replica", "drop_nonfinite"):
+            check_flag(name, getattr(self, name))
+        check_scaling(self.adaptive)
         check_choice("hvp", self.hvp, get_args(HvpMode))
         check_choice("between", self.between, get_args(Between))
-        check_coefficient("eps", self.eps)
-        check_coefficient("rho_prime", self.rho_prime, positive=True)
+        check_number("eps", self.eps)
+        check_number("rho_prime", self.rho_prime, positive=True)
         if not callable(self.interval):
             check_count("interval", self.interval, " or a function count -> bool")
             if self.between == "hold" and not isinstance(self.interval, Tracer) and self.interval == 1:
                 raise ValueError("between='hold' has no steps to act on: it needs interval > 1, got interval=1")
         if self.max_ratio is not None:
-            check_coefficient("max_ratio", self.max_ratio, positive=True)
+            check_number("max_ratio", self.max_ratio, positive=True)
         if self.num_microbatches is not None:
             if isinstance(self.num_microbatches, Tracer):
                 raise TypeError("num_microbatches must be static: in optax.inject_hyperparams name it in static_args")
             check_count("num_microbatches", self.num_microbatches, " or None")
+        check_names("microbatched", self.microbatched)
+        if not (self.microbatch_weight is None or callable(self.microbatch_weight)):
+            raise TypeError(
+                "microbatch_weight must be a function of what is split, or None (in optax.inject_hyperparams name it "
+                f"in static_args), got microbatch_weight={self.microbatch_weight!r}"
+            )
         if self.per_replica and self.axis_name is None:
             raise ValueError("per_replica=True needs the axis_name of the replicas, got axis_name=None")
 
@@ -87,11 +124,19 @@ class OptionArgs(TypedDict, total=False):
     max_ratio: float | jax.Array | None
     hvp: HvpMode
     perturb_mask: PyTree | Callable[[PyTree], PyTree] | None
-    adaptive: bool
+    adaptive: bool | PyTree | Callable[[PyTree], PyTree]
     axis_name: Any
     per_replica: bool
     num_microbatches: int | None
+    microbatched: str | Sequence[str] | Mapping[str, PyTree] | None
+    microbatch_weight: Callable[..., Any] | None
     eps: float | jax.Array
+    drop_nonfinite: bool
 
 
-with_options = show_options(Options, OptionArgs.__annotations__)
+_STATIC = {"loss_fn", *OptionArgs.__annotations__} - {"max_ratio"}
+
+
+def with_options(function: Function) -> Function:
+    """Shows the options in the signature of a method; static, as the loss is, but for ``max_ratio``."""
+    return static(show_options(Options, OptionArgs.__annotations__)(function), _STATIC)

@@ -1,12 +1,44 @@
-"""Signatures as help() shows them: every option by name, annotations as short as in the source."""
+"""Signatures as help() shows them, every option by name, and as optax.inject_hyperparams reads them."""
 
 import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Container
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from gam_jax import _types
+
+
+class Static(NamedTuple):
+    """What optax.inject_hyperparams leaves alone: neither traced as a number nor called as a schedule."""
+
+    value: Any
+
+
+def release(value: Any) -> Any:
+    """The value itself, if it is held :class:`Static`."""
+    return value.value if isinstance(value, Static) else value
+
+
+class _StaticParameter(inspect.Parameter):
+    """One whose value is no hyperparameter."""
+
+
+class _Signature(inspect.Signature):
+    """Binds the values of static parameters, defaults too, as :class:`Static`.
+
+    1. optax.inject_hyperparams binds all arguments, then traces whatever is a number, an ``interval`` of 1 too, and
+       calls whatever is callable, a loss or a mask too, with the step count. What it does not know it passes on.
+    """
+
+    def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+        bound = super().bind(*args, **kwargs)
+        bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            if isinstance(self.parameters[name], _StaticParameter):
+                bound.arguments[name] = Static(value)
+        return bound
+
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -59,3 +91,14 @@ def show_options(options: type, names: Container[str]) -> Callable[[Function], F
         return readable(function)
 
     return show
+
+
+def static(function: Function, names: Container[str]) -> Function:
+    """Makes parameters static for optax.inject_hyperparams, which binds them as :class:`Static`."""
+    signature = inspect.signature(function)
+    parameters = [
+        _StaticParameter(p.name, p.kind, default=p.default, annotation=p.annotation) if p.name in names else p
+        for p in signature.parameters.values()
+    ]
+    function.__signature__ = _Signature(parameters, return_annotation=signature.return_annotation)  # pyright: ignore
+    return function

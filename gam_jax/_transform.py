@@ -1,4 +1,4 @@
-"""Turns a rule into an optax transformation: loss arguments, schedules, interval, state, diagnostics, memory."""
+"""Turns a rule into an optax transformation: loss arguments, schedules, state, diagnostics, memory."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gam_jax._checks import check_coefficient, check_params
+from gam_jax._checks import check_coefficient, check_params, check_radii, is_prefix
 from gam_jax._engine import Engine
-from gam_jax._hold import bound, hold, last_finite, nothing_held
-from gam_jax._loss import bind, named_arguments
+from gam_jax._hold import DropDiagnostics, bound, drop_nonfinite, hold, last_finite, nothing_held
+from gam_jax._interval import on_interval
+from gam_jax._loss import loss_of_update
 from gam_jax._options import Options
+from gam_jax._signature import release
 from gam_jax._tree import add_scaled, cast_like, subtract, wide_dtype
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 
@@ -22,7 +24,7 @@ class State(NamedTuple):
     Attributes:
       count: the number of updates so far, int32.
       diagnostics: a NamedTuple of float32 scalars, from the last step on which the method acted and they were finite.
-        Read them with ``optax.tree.get(opt_state, "grad_norm")``.
+        With ``drop_nonfinite`` they are in :class:`gam_jax.DropDiagnostics`. :func:`gam_jax.diagnostics` reads them.
       held: what ``between="hold"`` keeps (:class:`gam_jax.Held`); otherwise ``()``.
       memory: what the method itself remembers, such as a mean of gradients; ``()`` for most. It changes on the steps
         on which the method acts, as a whole, and not where the new one has inf or NaN: one bad step leaves the last
@@ -33,6 +35,8 @@ class State(NamedTuple):
     diagnostics: Any
     held: Any = ()
     memory: Any = ()
+
+    method = "method"  # its name, of the class: each method has its own, of the same fields
 
 
 class Diagnostics(NamedTuple):
@@ -66,6 +70,7 @@ def from_rule(
     coefficients: dict[str, ScalarOrSchedule],
     options: Options,
     memory: Callable[[PyTree], PyTree] | None = None,
+    state_class: type[State] = State,
 ) -> optax.GradientTransformationExtraArgs:
     """The optax transformation of a rule.
 
@@ -77,23 +82,26 @@ def from_rule(
       options: the shared options.
       memory: for a rule with a memory, its first one from the parameters, made of arrays like them (such as
         ``optax.tree.zeros_like``), so that it is sharded as they are.
+      state_class: the class of its state, which names it.
     """
-    pick, loss = named_arguments(loss_fn), bind(loss_fn, options.has_aux)
+    loss_fn = release(loss_fn)
+    loss = loss_of_update(loss_fn, options.has_aux)
     holds = options.between == "hold"
     remembering = rule if memory else _without_memory(rule)
     for name, value in coefficients.items():
-        check_coefficient(name, value)
+        (check_radii if name == "rho" else check_coefficient)(name, value)
 
     def init(params: PyTree) -> State:
         check_params(params, params)
         fields = diagnostics.__annotations__
         seen = diagnostics(*(jnp.zeros((), jnp.float32) for _ in fields))
+        seen = DropDiagnostics(seen, jnp.zeros((), jnp.float32)) if options.drop_nonfinite else seen
         held, remembered = nothing_held(params) if holds else (), memory(params) if memory else ()
-        return State(jnp.zeros((), jnp.int32), seen, held, remembered)
+        return state_class(jnp.zeros((), jnp.int32), seen, held, remembered)
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, State]:
         check_params(params, updates)
-        engine = Engine.create(loss, params, ((), pick(extra_args)), options)
+        engine = Engine.create(loss, params, loss.pick(extra_args), options)
         updates = engine.before(jax.tree.map(jnp.asarray, updates))
         updates = cast_like(updates, updates)  # drops weak types, which both branches below must agree on
         values = {name: resolve(value, state.count, engine.params) for name, value in coefficients.items()}
@@ -104,7 +112,12 @@ def from_rule(
             new, held = cast_like(new, updates), state.held
             if holds:
                 held = hold(engine.after(subtract(new, updates)), held)
-            return new, keep_finite(engine.after(seen), state.diagnostics), held, remembered
+            last = state.diagnostics
+            if not options.drop_nonfinite:
+                return new, keep_finite(engine.after(seen), last), held, remembered
+            new, drops = drop_nonfinite(new, updates)
+            dropped = last.dropped + engine.after(drops.astype(jnp.float32))
+            return new, DropDiagnostics(keep_finite(engine.after(seen), last.seen), dropped), held, remembered
 
         def rest() -> tuple[PyTree, Any, Any, Any]:
             new = add_scaled(updates, 1.0, state.held.term) if holds else updates
@@ -112,7 +125,7 @@ def from_rule(
 
         new, *kept = on_interval(options.interval, state.count, act, rest)
         new = engine.after(bound(new, updates, options.max_ratio))
-        return new, State(jnp.asarray(optax.safe_increment(state.count)), *kept)
+        return new, type(state)(jnp.asarray(optax.safe_increment(state.count)), *kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -122,26 +135,24 @@ def _without_memory(rule: Rule) -> Rule:
     return lambda engine, updates, memory, **coefficients: (*rule(engine, updates, **coefficients), memory)
 
 
-def resolve(value: ScalarOrSchedule, count: Any, params: PyTree) -> jax.Array:
-    """The coefficient at this step, in the dtype of norms; schedules that dip below zero are clamped there."""
-    now = jnp.asarray(value(count) if callable(value) else value)
+def resolve(value: ScalarOrSchedule, count: Any, params: PyTree) -> Any:
+    """The coefficient at this step, in the dtype of norms; schedules that dip below zero are clamped there.
+
+    Radii, a pytree of coefficients with the structure of the parameters or a prefix of it, are resolved one by one. A
+    pytree that can be called, as a model can, is taken for radii if it has that structure, else for a schedule.
+    """
+    radii = not jax.tree_util.all_leaves([value]) and is_prefix(value, params)
+    if callable(value) and not radii:
+        value = value(count)
+    if not jax.tree_util.all_leaves([value]):
+        if not is_prefix(value, params):
+            raise ValueError(
+                "rho must be a number or a pytree of numbers with the structure of the parameters, "
+                f"{jax.tree.structure(params)}, or a prefix of it, got {jax.tree.structure(value)}"
+            )
+        return jax.tree.map(lambda leaf: resolve(leaf, count, params), value)
+    now = jnp.asarray(value)
     return jnp.maximum(now.astype(wide_dtype(*jax.tree.leaves(params))), 0)
-
-
-def on_interval(
-    interval: int | Callable[[jax.Array], Any],
-    count: jax.Array,
-    act: Callable[[], Any],
-    rest: Callable[[], Any],
-) -> Any:
-    """``act()`` on the steps of the interval, else ``rest()``; only one of them runs."""
-    if callable(interval):
-        acts = interval(count)
-    else:
-        acts = True if isinstance(interval, int) and interval == 1 else count % interval == 0
-    if isinstance(acts, bool):
-        return act() if acts else rest()
-    return jax.lax.cond(acts, act, rest)
 
 
 def keep_finite(new: Any, last: Any) -> Any:

@@ -23,15 +23,19 @@ def widen(leaf: jax.Array) -> jax.Array:
 
 
 def global_norm(tree: PyTree) -> jax.Array:
-    """The Euclidean norm over all leaves, scaled so that squares neither overflow nor underflow."""
+    """The Euclidean norm over all leaves, scaled so that squares neither overflow nor underflow.
+
+    1. Its derivatives at zero, of every order, are zero, not NaN. The scale cancels, so that it has none.
+    """
     dtype = wide_dtype(*jax.tree.leaves(tree))
     leaves = [widen(leaf) for leaf in jax.tree.leaves(tree) if leaf.size]
     if not leaves:
         return jnp.zeros((), dtype)
     largest = jnp.stack([jnp.max(jnp.abs(leaf)).astype(dtype) for leaf in leaves]).max()
-    scale = jnp.where(largest > 0, largest, 1)
+    scale = jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1))
     squares = [jnp.sum(jnp.square(leaf / scale.astype(leaf.dtype))).astype(dtype) for leaf in leaves]
-    return scale * jnp.sqrt(jnp.stack(squares).sum())
+    total = jnp.stack(squares).sum()
+    return jnp.where(total == 0, 0, scale * jnp.sqrt(jnp.where(total == 0, 1, total)))
 
 
 def inner_product(a: PyTree, b: PyTree) -> jax.Array:
@@ -42,24 +46,34 @@ def inner_product(a: PyTree, b: PyTree) -> jax.Array:
 
 
 def normalize(tree: PyTree, eps: float | jax.Array) -> PyTree:
-    """``x / (||x|| + eps)`` in float32 or wider; zero at zero."""
+    """``x / (||x|| + eps)`` in float32 or wider; zero at zero, and so are its derivatives there."""
     norm = global_norm(tree)
-    return scale_by(1 / (norm + jnp.asarray(eps, norm.dtype)), tree)
+    divisor = jnp.where(norm == 0, 1, norm) + jnp.asarray(eps, norm.dtype)
+    return scale_by(jnp.where(norm == 0, 0, 1 / divisor), tree)
 
 
-def scale_by(factor: float | jax.Array, tree: PyTree) -> PyTree:
-    """``factor * x``, in float32 or wider."""
-    return jax.tree.map(lambda x: jnp.asarray(factor, widen(x).dtype) * widen(x), tree)
+def scale_by(factor: PyTree, tree: PyTree) -> PyTree:
+    """``factor * x``, in float32 or wider, with one factor or a pytree of them, a prefix of ``tree``."""
+
+    def scale(factor: Any, part: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: jnp.asarray(factor, widen(x).dtype) * widen(x), part)
+
+    return jax.tree.map(scale, factor, tree)
 
 
-def add_scaled(tree: PyTree, factor: float | jax.Array, other: PyTree) -> PyTree:
-    """``x + factor * y``, computed in float32 or wider and cast back to the dtype of ``x``."""
+def add_scaled(tree: PyTree, factor: PyTree, other: PyTree) -> PyTree:
+    """``x + factor * y``, computed in float32 or wider and cast back to the dtype of ``x``; factors as above."""
 
-    def add(x: jax.Array, y: jax.Array) -> jax.Array:
+    def add(factor: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         dtype = wide_dtype(x, y)
         return (x.astype(dtype) + jnp.asarray(factor, dtype) * y.astype(dtype)).astype(x.dtype)
 
-    return jax.tree.map(add, tree, other)
+    return jax.tree.map(lambda f, xs, ys: jax.tree.map(lambda x, y: add(f, x, y), xs, ys), factor, tree, other)
+
+
+def zero_if_weightless(weight: jax.Array | None, tree: PyTree) -> PyTree:
+    """The tree, or zeros where its weight is zero, whatever it holds there (0 * NaN is NaN); no weight is one."""
+    return tree if weight is None else jax.tree.map(lambda x: jnp.where(weight == 0, jnp.zeros((), x.dtype), x), tree)
 
 
 def subtract(a: PyTree, b: PyTree) -> PyTree:
@@ -84,5 +98,4 @@ def perpendicular(tree: PyTree, to: PyTree) -> PyTree:
 
 
 def _unit(tree: PyTree) -> PyTree:
-    norm = global_norm(tree)
-    return scale_by(1 / jnp.where(norm > 0, norm, 1), tree)
+    return normalize(tree, 0.0)

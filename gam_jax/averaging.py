@@ -6,12 +6,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from gam_jax._checks import check_coefficient, check_count, check_params
 from gam_jax._signature import readable
 from gam_jax._tree import widen
 from gam_jax._types import PyTree
+
+_NONE = np.finfo(np.float32).max
+"""Stands for a loss or a threshold that has not been. Not NaN, which jax_debug_nans hunts."""
 
 
 class SwadState(NamedTuple):
@@ -24,10 +28,11 @@ class SwadState(NamedTuple):
       current_count: their number.
       recent: the means of the last Q segments, with a leading axis [Q], the oldest first.
       recent_counts: their numbers of iterates, [Q]; 0 for those that do not belong to the average.
-      recent_losses: the validation losses at their ends, [Q]; NaN for those that have not been.
+      recent_losses: the validation losses at their ends, [Q]; the largest float32 for those that have not
+        been (NaN in states of older versions, which mean the same).
       older: the mean of the iterates of the segments of the average before these.
       older_count: their number.
-      threshold: the validation loss that ends the average; NaN before its start.
+      threshold: the validation loss that ends the average; the largest float32 before its start.
       started: whether the average has started.
       ended: whether it has ended. Nothing changes it any more.
     """
@@ -117,10 +122,10 @@ def swad(*, start_patience: int = 3, end_patience: int = 6, tolerance_ratio: flo
         check_params(params, params)
         zeros = jax.tree.map(lambda leaf: jnp.zeros_like(widen(jnp.asarray(leaf))), params)
         stacked = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), zeros)
-        none, nan = jnp.zeros((), jnp.int32), jnp.asarray(jnp.nan, jnp.float32)
-        counts, losses = jnp.zeros(size, jnp.int32), jnp.full(size, nan)
+        none, threshold = jnp.zeros((), jnp.int32), jnp.asarray(_NONE)
+        counts, losses = jnp.zeros(size, jnp.int32), jnp.full(size, _NONE)
         no = jnp.asarray(False)
-        return SwadState(zeros, none, stacked, counts, losses, zeros, none, nan, no, no)
+        return SwadState(zeros, none, stacked, counts, losses, zeros, none, threshold, no, no)
 
     def update(state: SwadState, params: PyTree) -> SwadState:
         one = jnp.where(state.ended, 0, 1)
@@ -139,12 +144,15 @@ def swad(*, start_patience: int = 3, end_patience: int = 6, tolerance_ratio: flo
         counts = _push(state.recent_counts, state.current_count)
         losses = _push(state.recent_losses, jnp.asarray(loss, jnp.float32))
 
-        window = losses[size - start_patience :]
-        starts = ~state.started & (window[0] <= jnp.min(window))  # false while the window holds a NaN
-        threshold = jnp.where(starts, (1 + tolerance_ratio) * jnp.mean(window), state.threshold)
+        been = ~jnp.isnan(losses) & (losses != _NONE)
+        window, full = losses[size - start_patience :], jnp.all(been[size - start_patience :])
+        starts = ~state.started & full & (window[0] <= jnp.min(window))
+        mean = jnp.mean(jnp.where(full, window, 0))
+        threshold = jnp.where(starts, (1 + tolerance_ratio) * mean, state.threshold)
         counts = jnp.where(starts & (index < size - start_patience), 0, counts)
 
-        ends = state.started & (jnp.min(losses[size - end_patience :]) > state.threshold)
+        full = jnp.all(been[size - end_patience :])
+        ends = state.started & full & (jnp.min(losses[size - end_patience :]) > state.threshold)
         counts = jnp.where(ends & (index >= size - end_patience), 0, counts)
         fresh = SwadState(
             jax.tree.map(jnp.zeros_like, state.current),

@@ -34,6 +34,11 @@ def require_at_least(config: Any, least: int, *names: str, prefix: str = "") -> 
         require(value >= least, f"{prefix}{name} must be at least {least}, got {value}")
 
 
+def require_seed(name: str, seed: int) -> None:
+    """Raises :class:`UserError` unless it is a seed that JAX takes whole, in 0 ... 2^31 - 1."""
+    require(0 <= seed < 2**31, f"{name} must be in 0 ... 2147483647, got {seed}")
+
+
 def require_fraction(name: str, value: float) -> None:
     """Raises :class:`UserError` unless the value is in [0, 1]."""
     require(0 <= value <= 1, f"{name} must be a fraction in [0, 1], got {value} (30 % is 0.3)")

@@ -5,7 +5,7 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,14 @@ import numpy as np
 from experiments.common.errors import UserError, require
 
 Record = dict[str, Any]
+_MOST_LEVELS = 100
+"""Of nested JSON; what is read is walked by functions that call themselves."""
 
 
 def key(record: Mapping[str, Any], fields: Sequence[str]) -> tuple[Any, ...]:
     """What a record is about; the store holds at most one record for each."""
-    return tuple(record.get(name) for name in fields)
+    found = (record.get(name) for name in fields)
+    return tuple(repr(value) if isinstance(value, list | dict) else value for value in found)
 
 
 class Store:
@@ -118,6 +121,41 @@ def write_json(path: Path, tree: Any) -> None:
     write_atomically(path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
 
 
+def parse(text: bytes) -> Any:
+    """What JSON says, if it is of the kind that is written here: numbers of 64 bits, and few levels.
+
+    Raises:
+      ValueError: if it is something else.
+    """
+    try:
+        tree = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_short)
+    except RecursionError as error:
+        raise ValueError("it is nested without end") from error
+    level, depth = [tree], 0
+    while level:
+        level = [item for node in level if isinstance(node, dict | list) for item in _items(node)]
+        depth += 1
+        if depth > _MOST_LEVELS:
+            raise ValueError(f"it is nested more than {_MOST_LEVELS} deep")
+    return tree
+
+
+def _items(node: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return node.values() if isinstance(node, dict) else node
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:40]} is not a finite number")
+    return number
+
+
+def _short(text: str) -> int:
+    if len(text) > 20:  # 64 bits; more would not fit into a float or an array
+        raise ValueError(f"{text[:20]}... has {len(text)} digits, expected at most 20")
+    return int(text)
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
@@ -125,9 +163,16 @@ def read_json(path: Path) -> Any:
       UserError: if it cannot be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not readable as JSON ({error})") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """What a JSON file holds that must hold an object. Raises as :func:`read_json`."""
+    tree = read_json(path)
+    require(isinstance(tree, dict), f"{path} holds {repr(tree)[:40]}, expected an object")
+    return tree
 
 
 def refuse_other(place: Path, there: Any, identity: dict[str, Any], option: str) -> None:
@@ -182,9 +227,11 @@ def read_records(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
         try:
-            records.append(json.loads(line))
+            record = parse(line)
         except ValueError as error:
             raise UserError(f"{path}, line {number}, is damaged ({error}): delete that line") from error
+        require(isinstance(record, dict), f"{path}, line {number}, holds {repr(record)[:40]}, expected an object")
+        records.append(record)
     return records
 
 

@@ -29,9 +29,9 @@ def open_data(config: DataConfig, *, seed: int, batch_size: int, process_index: 
         f"batch_size must be a multiple of the number of processes, got {batch_size} with {process_count} processes",
     )
     if DATA_SETS[config.name].in_memory:
-        from experiments.data.memory import MemoryPipeline as Chosen  # both import tfds, which takes a second
+        from experiments.data.memory import MemoryPipeline as Chosen
     else:
-        from experiments.data.stream import StreamPipeline as Chosen
+        from experiments.data.stream import StreamPipeline as Chosen  # it imports grain, which takes a second
     pipeline = Chosen.open(
         config, seed=seed, batch_size=batch_size, process_index=process_index, process_count=process_count
     )

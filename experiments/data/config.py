@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from experiments.common.errors import require, require_at_least, require_fraction
+from experiments.common.errors import require, require_at_least, require_fraction, require_seed
 
 DataName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "pacs", "imagenet", "cars", "pets", "food101"]
 """Data sets that a network can be trained on."""
@@ -42,7 +42,8 @@ class DataConfig:
         require_fraction("data.noise", self.noise)
         require_fraction("data.validation", self.validation)
         require(self.validation < 1, f"data.validation must leave something to train on, got {self.validation}")
-        require_at_least(self, 0, "split_seed", "workers", prefix="data.")
+        require_at_least(self, 0, "workers", prefix="data.")
+        require_seed("data.split_seed", self.split_seed)
         for name in ("train_size", "image_size"):
             if getattr(self, name) is not None:
                 require_at_least(self, 1, name, prefix="data.")

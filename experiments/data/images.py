@@ -6,6 +6,10 @@ import math
 import numpy as np
 from PIL import Image
 
+from experiments.common.errors import UserError, require
+
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
+"""Those that TensorFlow decodes. Among Pillow's others is EPS, a program that it would have Ghostscript run."""
 _SCALE = (0.08, 1.0)
 """Share of the image that a random crop covers."""
 _RATIO = (3 / 4, 4 / 3)
@@ -18,9 +22,28 @@ Box = tuple[float, float, float, float]
 """Left, upper, right, lower edge in pixels."""
 
 
-def decode(encoded: bytes, channels: int) -> Image.Image:
-    """The image in a JPEG or PNG file, as grey values or as RGB whatever the file holds."""
-    return Image.open(io.BytesIO(encoded)).convert("L" if channels == 1 else "RGB")
+def decode(encoded: bytes, channels: int, size: tuple[int, int] | None = None) -> Image.Image:
+    """The image in a file, as grey values or as RGB whatever the file holds.
+
+    Args:
+      encoded: the file.
+      channels: 1 or 3.
+      size: width and height that it must have, if that is known.
+
+    Raises:
+      UserError: if it is damaged, of another format, of another size, or too large to be meant.
+    """
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
+        require(size in (None, image.size), f"its image has the size {image.size}, expected {size}")
+        pixels, most = math.prod(image.size), Image.MAX_IMAGE_PIXELS or math.inf
+        require(pixels <= most, f"its image has {pixels} pixels, more than {most}, which Pillow takes for an attack")
+        return image.convert("L" if channels == 1 else "RGB")
+    except UserError:
+        raise
+    except Exception as error:  # Pillow raises whatever it stumbles over
+        formats, kind = ", ".join(_FORMATS), type(error).__name__
+        raise UserError(f"its image, {encoded[:8]!r}..., cannot be decoded as {formats} ({kind})") from error
 
 
 def pixels(image: Image.Image) -> np.ndarray:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.common.errors import UserError, require
+from experiments.common.errors import require
 from experiments.data.batches import Batch, Part, evaluation_rows, unpadded_batch
 from experiments.data.catalogue import DATA_SETS, DataSet
 from experiments.data.config import DataConfig
 from experiments.data.digits import digits
 from experiments.data.draws import epoch_order, generator, label_offsets, split
-from experiments.data.images import decode, pixels, resize_all
+from experiments.data.images import pixels, resize_all
 from experiments.data.pacs import pacs
 from experiments.data.prepared import Prepared, folder_of
 
@@ -137,15 +137,11 @@ def _hold_out(domains: Sequence[Images], number: int) -> Decoded:
 
 
 def _decoded(prepared: Prepared, name: str, data_set: DataSet) -> Images:
-    size = prepared.size(name)
+    records = prepared.records(name)
+    size = len(records)
     found = Images(np.empty((size, *data_set.image_shape), np.uint8), np.empty(size, np.int32))
-    try:
-        source = prepared.records(name)
-        for start in range(0, size, _CHUNK):
-            chunk = source.__getitems__(range(start, min(start + _CHUNK, size)))
-            for i, record in enumerate(chunk, start):
-                found.image[i] = pixels(decode(record["image"], data_set.image_shape[-1]))
-                found.label[i] = record["label"]
-    except (OSError, RuntimeError, ValueError, IndexError) as error:
-        raise UserError(f"{prepared.place}, split {name!r}, cannot be read ({error}): prepare it again") from error
+    for start in range(0, size, _CHUNK):
+        chunk = records.take(range(start, min(start + _CHUNK, size)))
+        for i, (image, label) in enumerate(chunk, start):
+            found.image[i], found.label[i] = pixels(image), label
     return found

@@ -25,15 +25,17 @@ def pacs(folder: Path, data_set: DataSet) -> list[Labelled]:
         path.exists(), f"there is no {path}: put an archive there with x (n, 64, 64, 3), y (n,), domain (n,), uint8"
     )
     try:
-        with np.load(path) as archive:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
             images, labels, domain = (archive[name] for name in ("x", "y", "domain"))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy and zipfile raise whatever they stumble over
         raise UserError(f"{path} cannot be read ({error})") from error
-    shape = (len(labels), *data_set.image_shape)
-    require(
-        images.dtype == np.uint8 and images.shape == shape,
-        f"{path}: x is {images.shape} {images.dtype}, not {shape} uint8",
-    )
+    count = (labels.size,)
+    shapes = {"x": (images, count + data_set.image_shape), "y": (labels, count), "domain": (domain, count)}
+    for name, (array, shape) in shapes.items():
+        require(
+            array.dtype == np.uint8 and array.shape == shape,
+            f"{path}: {name} is {array.shape} {array.dtype}, not {shape} uint8",
+        )
     found, wanted = np.unique(domain), np.arange(len(data_set.domains))
     require(np.array_equal(found, wanted), f"{path} has the domains {found}, expected {wanted}")
     require(int(labels.max()) < data_set.num_classes, f"{path} has the label {labels.max()}, expected 0 ... 6")

@@ -53,7 +53,10 @@ def _build(data_set: DataSet, folder: Path, archives: Path | None, trust_archive
 
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    builder: Any = tfds.builder(str(data_set.tfds_name), data_dir=folder, file_format="array_record")
+    name, version = str(data_set.tfds_name).split(":")
+    # By its class: tfds.builder prefers files, of another version or config, and imports the classes that they name.
+    make: Any = tfds.builder_cls(name)
+    builder = make(version=version, data_dir=folder, file_format="array_record")
     recorded = dict(builder.url_infos)
     manual = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
     require(archives is not None or not manual, f"{data_set.name} cannot be downloaded, give --archives.\n{manual}")

@@ -16,8 +16,9 @@ from experiments.data.batches import Batch, Part, evaluation_rows
 from experiments.data.catalogue import DATA_SETS, DataSet
 from experiments.data.config import DataConfig
 from experiments.data.draws import generator, label_offsets, split
-from experiments.data.images import Box, centre_box, cut, decode, random_box
+from experiments.data.images import Box, centre_box, cut, random_box
 from experiments.data.prepared import Prepared, folder_of
+from experiments.data.records import Records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +26,13 @@ class Examples:
     """The examples of one part, each decoded when it is asked for.
 
     Attributes:
-      records: of the split that they are in; see :meth:`experiments.data.prepared.Prepared.records`.
+      records: of the split that they are in; see :class:`experiments.data.records.Records`.
       chosen: which of these they are.
       offsets: what is added to their labels, modulo the number of classes.
       data_set: the shape of the images, and the number of classes.
     """
 
-    records: Any
+    records: Records
     chosen: np.ndarray
     offsets: np.ndarray
     data_set: DataSet
@@ -49,12 +50,11 @@ class Examples:
         return self._example(index, row == index, centre_box)
 
     def _example(self, index: int, weight: float, choose: Callable[[int, int], Box]) -> Batch:
-        record = self.records[int(self.chosen[index])]
-        size, _, channels = self.data_set.image_shape
-        image = decode(record["image"], channels)
+        image, label = self.records[int(self.chosen[index])]
+        size = self.data_set.image_shape[0]
         return Batch(
             image=cut(image, choose(*image.size), size),
-            label=np.asarray((record["label"] + self.offsets[index]) % self.data_set.num_classes, np.int32),
+            label=np.asarray((label + self.offsets[index]) % self.data_set.num_classes, np.int32),
             index=np.asarray(index, np.int32),
             weight=np.asarray(weight, np.float32),
         )
@@ -83,19 +83,20 @@ class StreamPipeline:
         """See :func:`experiments.data.open_data`."""
         data_set = DATA_SETS[config.name].resized(config.image_size)
         prepared = Prepared(data_set, folder_of(config))
-        train, validation = split(prepared.size("train"), config)
+        pool, test = prepared.records("train"), prepared.records(data_set.test_split)
+        train, validation = split(len(pool), config)
         noise = label_offsets(generator("noise", seed), len(train), config.noise, data_set.num_classes)
 
-        def examples(name: str, chosen: np.ndarray, offsets: np.ndarray | None = None) -> Examples:
+        def examples(records: Records, chosen: np.ndarray, offsets: np.ndarray | None = None) -> Examples:
             clean = np.zeros(len(chosen), np.int32)
-            return Examples(prepared.records(name), chosen, clean if offsets is None else offsets, data_set)
+            return Examples(records, chosen, clean if offsets is None else offsets, data_set)
 
         return cls(
             data_set=data_set,
             parts={
-                "train": examples("train", train, noise),
-                "validation": examples("train", validation),
-                "test": examples(data_set.test_split, np.arange(prepared.size(data_set.test_split))),
+                "train": examples(pool, train, noise),
+                "validation": examples(pool, validation),
+                "test": examples(test, np.arange(len(test))),
             },
             seed=seed,
             batch_size=batch_size,

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from experiments.common.errors import UserError, require
@@ -77,8 +76,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     require(path.is_file(), f"model.pretrained: there is no file {path}")
     try:
         return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"model.pretrained: {path} cannot be read as safetensors: {error}") from error
+    except Exception as error:  # NumPy raises several kinds for types that it lacks, bfloat16 among them
+        raise UserError(f"model.pretrained: {path} cannot be read as safetensors with NumPy: {error}") from error
 
 
 def _match(path: Path, model: str, arrays: list[Any], tensors: dict[str, np.ndarray]) -> list[_Leaf]:

@@ -3,7 +3,9 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from experiments.common.errors import nearest, require, require_at_least, require_momentum
 from experiments.optim.methods import METHODS, SHARED, TUNABLE, Base, Method, label
@@ -31,7 +33,7 @@ class OptimConfig:
 
     method: Method
     """The method; plain is the base optimizer alone."""
-    learning_rate: float
+    learning_rate: Annotated[float, tyro.conf.arg(aliases=("--lr",))]
     """Peak learning rate; cosine to 0."""
     weight_decay: float
     """With sgd added to the gradient after the method, biases included; with adamw decoupled, of matrices only."""
@@ -54,9 +56,9 @@ class OptimConfig:
     curvature_share: int = 1
     """GAM's own passes see every so many-th image of the batch; the gradient sees all."""
     sam_rho: float | None = None
-    """Radius of SAM and its kin: of the ascent of the loss. In accelerated GAM it is rho'."""
+    """Radius rho of gam_jax.sam and its kin: of the ascent of the loss. In accelerated GAM it is rho_prime."""
     gam_rho: float | None = None
-    """Radius of GAM and its kin: of the ascent of the gradient norm."""
+    """Radius rho of gam_jax.gam and its kin: of the ascent of the gradient norm."""
     gam_alpha: float | None = None
     """Weight of GAM's flatness term; in accelerated GAM alpha of Algorithm 2, in FAD the share of SAM's part."""
     beta: float | None = None

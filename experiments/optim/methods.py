@@ -123,6 +123,13 @@ METHODS: dict[str, Row] = {
         {"fad": lambda loss_fn, n, options: gam_jax.fad(loss_fn, n["gam_rho"], n["gam_alpha"], n["beta"], **options)},
         shares=("gam_alpha",),
     ),
+    "friendly_sam": Row(
+        "Friendly SAM",
+        "#8c564b",
+        10,
+        {"sam_rho": None},
+        {"friendly_sam": lambda loss_fn, n, options: gam_jax.friendly_sam(loss_fn, n["sam_rho"], **options)},
+    ),
 }
 TUNABLE = frozenset(name for row in METHODS.values() for name in row.hyperparameters)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.common.errors import UserError, require
-from experiments.common.store import Record, Store, differences, read_json, read_records
+from experiments.common.store import Record, Store, differences, read_object, read_records
 from experiments.optim.recipes import recipe
 from experiments.study.config import CompareConfig
 from experiments.study.plan import key
@@ -33,21 +33,28 @@ def adopt(config: CompareConfig, store: Store, tasks: Sequence[Record]) -> None:
     place = config.tuned_in
     if place is None:
         return
-    there = read_json(place / "config.json")
-    differing = differences(_decisive(there["config"]), _decisive(config.identity()))
+    there = _decisive(read_object(place / "config.json").get("config"))
+    differing = differences(there, _decisive(config.identity()))
     require(not differing, f"--tuned-in {place} tuned something else:\n" + "\n".join(differing))
-    found = {key(record): record for record in read_records(place / "results.jsonl") if record["kind"] == "tune"}
+    found = {key(record): record for record in read_records(place / "results.jsonl") if record.get("kind") == "tune"}
     for task in tasks:
         method, _, _, averaging = recipe(task["method"])
         same = task["method"] if averaging != "none" else method
         trial = found.get(key(task)) or found.get(key(task | {"method": same}))
         if trial is None:
             raise UserError(f"--tuned-in {place} has not finished this run: {task}")
+        scores = [trial.get(name) for name in ("validation_accuracy", "validation_loss")]
+        require(
+            trial.get("diverged") is True or all(isinstance(score, float | int) for score in scores),
+            f"--tuned-in {place} has no scores of this run: {task}",
+        )
         if task not in store:
             store.append(trial | {"method": task["method"]})
 
 
-def _decisive(identity: dict[str, Any]) -> dict[str, Any]:
+def _decisive(identity: Any, prefix: str = "") -> Any:
     """The fields of a study's identity that its trials may not differ in."""
-    data = {name: value for name, value in identity["data"].items() if f"data.{name}" not in _MAY_DIFFER}
-    return {name: value for name, value in identity.items() if name not in _MAY_DIFFER} | {"data": data}
+    if not isinstance(identity, dict):
+        return identity
+    decisive = {name: value for name, value in identity.items() if prefix + name not in _MAY_DIFFER}
+    return decisive if prefix else {**decisive, "data": _decisive(decisive.get("data"), "data.")}

@@ -160,6 +160,6 @@ class CompareConfig:
         return fields if self.tuned_in is None else fields | {"tuned_in": self.tuned_in.name}
 
     @classmethod
-    def of(cls, workdir: Path, identity: dict[str, Any]) -> "CompareConfig":
+    def of(cls, workdir: Path, identity: Any) -> "CompareConfig":
         """The config with this identity, and for the rest the defaults."""
-        return from_json(cls, {**identity, "workdir": workdir})
+        return from_json(cls, identity, workdir=workdir)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.common.errors import require, require_at_least
+from experiments.common.errors import require, require_at_least, require_seed
 from experiments.common.identity import from_json, to_json
 from experiments.data.config import DataConfig
 from experiments.models.config import ModelConfig
@@ -80,7 +80,7 @@ class TrainConfig:
 
     def __post_init__(self):
         require_at_least(self, 1, "epochs", "batch_size", "eval_epochs", "log_every")
-        require_at_least(self, 0, "seed")
+        require_seed("seed", self.seed)
         if self.steps is not None:
             require_at_least(self, 1, "steps")
         require(
@@ -98,6 +98,6 @@ class TrainConfig:
         return to_json(self, ("workdir", "devices", "checkpoints", "data.folder", "data.workers"))
 
     @classmethod
-    def of(cls, workdir: Path, identity: dict[str, Any]) -> "TrainConfig":
+    def of(cls, workdir: Path, identity: Any) -> "TrainConfig":
         """The config with this identity, and for the rest the defaults."""
-        return from_json(cls, {**identity, "workdir": workdir})
+        return from_json(cls, identity, workdir=workdir)

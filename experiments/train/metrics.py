@@ -109,11 +109,9 @@ def diagnostics(opt_state: Any, links: Sequence[str]) -> dict[str, float]:
       opt_state: the state of an optax chain.
       links: names of the chain's links that have diagnostics, in their order.
     """
-    is_state = lambda leaf: isinstance(leaf, gam_jax.State)  # noqa: E731
-    states = [leaf for leaf in jax.tree.leaves(opt_state, is_leaf=is_state) if is_state(leaf)]
-    found = jax.device_get([state.diagnostics for state in states])
-    return {
-        f"{link}_{name}": float(value)
-        for link, seen in zip(links, found, strict=True)
-        for name, value in seen._asdict().items()
+    found = {
+        tuple(key.split("/")): float(value) for key, value in jax.device_get(gam_jax.diagnostics(opt_state)).items()
     }
+    methods = dict.fromkeys(method for method, _ in found)
+    link_of = dict(zip(methods, links, strict=True))
+    return {f"{link_of[method]}_{name}": value for (method, name), value in found.items()}

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from experiments.common.errors import require
 from experiments.data import Array, Part, Pipeline, augment, open_data
 from experiments.models import registry as models
 from experiments.models.registry import Model
@@ -91,13 +92,13 @@ def assemble(config: TrainConfig, pipeline: Pipeline) -> Setup:
     Raises:
       UserError: if something in the config does not fit the rest.
     """
-    data_set = pipeline.data_set
+    data_set, steps = pipeline.data_set, config.steps or config.epochs * pipeline.steps_per_epoch
     fill = tuple(round(255 * value) for value in data_set.mean)
     crop = data_set.in_memory  # the others come cropped at random
     augmented = augment.build(config.data.augment, data_set.image_shape, fill=fill, crop=crop)
+    _check_fits(config, data_set.image_shape, steps)
     model = models.build(config.model, data_set.image_shape, data_set.num_classes)
     loss_fn = make_loss(model, config.label_smoothing)
-    steps = config.steps or config.epochs * pipeline.steps_per_epoch
     chain = make_chain(config.optim, loss_fn, steps)
 
     def init() -> TrainState:
@@ -112,4 +113,31 @@ def assemble(config: TrainConfig, pipeline: Pipeline) -> Setup:
         chain=chain,
         steps=steps,
         init=init,
+    )
+
+
+_SMALLEST = 16
+"""Pixels on a side, below which cutout and the policies, made for 32, leave little of an image."""
+
+
+def _check_fits(config: TrainConfig, image_shape: tuple[int, int, int], steps: int) -> None:
+    """Refuses what the run is too small for."""
+    optim, augment = config.optim, config.data.augment
+    height, width, _ = image_shape
+    require(
+        optim.interval <= max(steps, 1),
+        f"interval must be at most the number of training steps, {steps}, got {optim.interval}",
+    )
+    require(
+        optim.curvature_share <= config.batch_size,
+        f"curvature_share must be at most batch_size, {config.batch_size}, got {optim.curvature_share}",
+    )
+    require(
+        optim.warmup * steps <= steps - 1 or steps == 1,
+        f"warmup must leave a step after it, got {optim.warmup} of {steps} steps",
+    )
+    require(
+        augment in ("none", "basic") or min(height, width) >= _SMALLEST,
+        f"data.augment={augment} is for images of at least {_SMALLEST} x {_SMALLEST} pixels, and those of "
+        f"{config.data.name} have {height} x {width}: choose none or basic",
     )

@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from gam_jax._engine import Engine
 from gam_jax._transform import Diagnostics
-from gam_jax._tree import cosine, global_norm, subtract
+from gam_jax._tree import cosine, global_norm, scale_by, subtract
 from gam_jax._types import PyTree
 
 
@@ -20,7 +21,7 @@ class FourGradients(NamedTuple):
     seen: Diagnostics
 
 
-def four_gradients(engine: Engine, updates: PyTree, rho: jax.Array, rho_prime: jax.Array) -> FourGradients:
+def four_gradients(engine: Engine, updates: PyTree, rho: PyTree, rho_prime: PyTree) -> FourGradients:
     """Evaluates g0 at w, g1 a step rho_prime along g0, g2 a step rho along g1 - g0, g3 rho_prime further along g2.
 
     ``(g1 - g0) / rho_prime`` and ``rho (g3 - g2) / rho_prime`` are f and h_norm of Algorithm 1 by finite differences,
@@ -33,5 +34,13 @@ def four_gradients(engine: Engine, updates: PyTree, rho: jax.Array, rho_prime: j
     g3 = engine.gradient(engine.ascend(w2, g2, rho_prime))
     bend = subtract(g3, g2)
     norm = engine.metric.norm(g2)
-    seen = Diagnostics(engine.metric.norm(g0), norm, rho * norm, rho * global_norm(bend) / rho_prime, cosine(g0, bend))
+    flatness, turn = engine.metric.reach(rho, g2, norm), _turn(bend, rho, rho_prime)
+    seen = Diagnostics(engine.metric.norm(g0), norm, flatness, turn, cosine(g0, bend))
     return FourGradients(g0, g1, g2, g3, seen)
+
+
+def _turn(bend: PyTree, rho: PyTree, rho_prime: PyTree) -> jax.Array:
+    """``||rho bend / rho_prime||``; radii may be one for all leaves or one for each."""
+    if jax.tree_util.all_leaves([rho, rho_prime]):
+        return rho * global_norm(bend) / rho_prime
+    return global_norm(scale_by(rho, scale_by(jax.tree.map(jnp.reciprocal, rho_prime), bend)))

@@ -9,17 +9,24 @@ from gam_jax._checks import check_coefficient
 from gam_jax._engine import Engine
 from gam_jax._options import OptionArgs, Options, with_options
 from gam_jax._signature import readable
-from gam_jax._transform import Diagnostics, from_rule
+from gam_jax._transform import Diagnostics, State, from_rule
 from gam_jax._tree import add_scaled, perpendicular, scale_by
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 from gam_jax.rules._four_gradients import four_gradients
+
+
+class AcceleratedGamState(State):
+    """The state of :func:`gam_jax.accelerated_gam`."""
+
+    __slots__ = ()
+    method = "accelerated_gam"
 
 
 def _rule(
     engine: Engine,
     updates: PyTree,
     *,
-    rho: jax.Array,
+    rho: PyTree,
     rho_prime: jax.Array,
     alpha: jax.Array,
     beta: jax.Array,
@@ -58,9 +65,13 @@ def accelerated_gam(
 
     Cost: 4 gradient evaluations, the caller's own included.
 
+    ``optax.MultiSteps`` around it accumulates the incoming gradient alone: what comes out is the gradient of the last
+    microbatch, at points to which the accumulated one leads. ``num_microbatches`` gives that of the whole batch.
+
     Args:
       loss_fn: as in :func:`gam_jax.gam`.
-      rho: radius of the ascent of the gradient norm. The released code uses 0.2.
+      rho: radius of the ascent of the gradient norm, or a pytree of radii (:func:`gam_jax.gam`). The released
+        code uses 0.2.
       rho_prime: radius of the ascents of the loss. The released code uses 0.02 to 0.04.
       alpha: weight of g_1 in h_+, in [0, 1].
       beta: weight of g_0 in h_-, in [0, 1].
@@ -92,7 +103,7 @@ def accelerated_gam(
     coefficients = {"rho": rho, "rho_prime": rho_prime, "alpha": alpha, "beta": beta, "gamma": gamma}
     for name in ("alpha", "beta"):
         check_coefficient(name, coefficients[name], at_most=1)
-    return from_rule(loss_fn, _rule, Diagnostics, coefficients, Options(**options))
+    return from_rule(loss_fn, _rule, Diagnostics, coefficients, Options(**options), state_class=AcceleratedGamState)
 
 
 @readable

@@ -7,13 +7,20 @@ import optax
 
 from gam_jax._engine import Engine
 from gam_jax._options import OptionArgs, Options, with_options
-from gam_jax._transform import Diagnostics, from_rule
+from gam_jax._transform import Diagnostics, State, from_rule
 from gam_jax._tree import add_scaled, subtract
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 from gam_jax.rules._four_gradients import four_gradients
 
 
-def _rule(engine: Engine, updates: PyTree, *, rho: jax.Array, strength: jax.Array) -> tuple[PyTree, Diagnostics]:
+class CFlatState(State):
+    """The state of :func:`gam_jax.c_flat`."""
+
+    __slots__ = ()
+    method = "c_flat"
+
+
+def _rule(engine: Engine, updates: PyTree, *, rho: PyTree, strength: jax.Array) -> tuple[PyTree, Diagnostics]:
     _, g1, g2, g3, seen = four_gradients(engine, updates, rho, rho)
     return add_scaled(g1, strength, subtract(g3, g2)), seen
 
@@ -35,9 +42,13 @@ def c_flat(
 
     Cost: 4 gradient evaluations, the caller's own included.
 
+    ``optax.MultiSteps`` around it accumulates the incoming gradient alone: what comes out is the gradient of the last
+    microbatch, at points to which the accumulated one leads. ``num_microbatches`` gives that of the whole batch.
+
     Args:
       loss_fn: as in :func:`gam_jax.gam`.
-      rho: radius of all three ascents, a float, a traced scalar or a schedule. Default 0.2, as its authors'.
+      rho: radius of all three ascents, a float, a traced scalar or a schedule, or a pytree of radii
+        (:func:`gam_jax.gam`). Default 0.2, as its authors'.
       strength: lambda, likewise. Default 0.2, as its authors'.
       **options: see :class:`gam_jax.Options`.
 
@@ -60,4 +71,5 @@ def c_flat(
     References:
       Bian et al.: Make Continual Learning Stronger via C-Flat. NeurIPS 2024. https://arxiv.org/abs/2404.00986
     """
-    return from_rule(loss_fn, _rule, Diagnostics, {"rho": rho, "strength": strength}, Options(**options))
+    coefficients = {"rho": rho, "strength": strength}
+    return from_rule(loss_fn, _rule, Diagnostics, coefficients, Options(**options), state_class=CFlatState)

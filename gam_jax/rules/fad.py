@@ -8,14 +8,21 @@ import optax
 from gam_jax._checks import check_coefficient
 from gam_jax._engine import Engine
 from gam_jax._options import OptionArgs, Options, with_options
-from gam_jax._transform import Diagnostics, from_rule
+from gam_jax._transform import Diagnostics, State, from_rule
 from gam_jax._tree import add_scaled, scale_by, subtract
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 from gam_jax.rules._four_gradients import four_gradients
 
 
+class FadState(State):
+    """The state of :func:`gam_jax.fad`."""
+
+    __slots__ = ()
+    method = "fad"
+
+
 def _rule(
-    engine: Engine, updates: PyTree, *, rho: jax.Array, alpha: jax.Array, beta: jax.Array
+    engine: Engine, updates: PyTree, *, rho: PyTree, alpha: jax.Array, beta: jax.Array
 ) -> tuple[PyTree, Diagnostics]:
     g0, g1, g2, g3, seen = four_gradients(engine, updates, rho, rho)
     flatness = add_scaled(scale_by(alpha, subtract(g1, g0)), 1 - alpha, subtract(g3, g2))
@@ -41,9 +48,13 @@ def fad(
 
     Cost: 4 gradient evaluations, the caller's own included.
 
+    ``optax.MultiSteps`` around it accumulates the incoming gradient alone: the terms mix it with gradients of
+    the last microbatch, and mean nothing. ``num_microbatches`` gives those of the whole batch.
+
     Args:
       loss_fn: as in :func:`gam_jax.gam`.
-      rho: radius of all three ascents, a float, a traced scalar or a schedule.
+      rho: radius of all three ascents, a float, a traced scalar or a schedule, or a pytree of radii
+        (:func:`gam_jax.gam`).
       alpha: share of zeroth-order flatness, in [0, 1].
       beta: weight of the two flatness terms.
       **options: see :class:`gam_jax.Options`.
@@ -68,4 +79,5 @@ def fad(
       Zhang et al.: Flatness-Aware Minimization for Domain Generalization. ICCV 2023. https://arxiv.org/abs/2307.11108
     """
     check_coefficient("alpha", alpha, at_most=1)
-    return from_rule(loss_fn, _rule, Diagnostics, {"rho": rho, "alpha": alpha, "beta": beta}, Options(**options))
+    coefficients = {"rho": rho, "alpha": alpha, "beta": beta}
+    return from_rule(loss_fn, _rule, Diagnostics, coefficients, Options(**options), state_class=FadState)

@@ -7,19 +7,21 @@ from typing import Any, Unpack, get_args
 import jax
 import optax
 
-from gam_jax._checks import check_choice, check_coefficient, check_params
+from gam_jax._checks import check_choice, check_coefficient, check_params, check_radii
 from gam_jax._curvature import Point
 from gam_jax._engine import Engine
-from gam_jax._hold import bound
-from gam_jax._loss import bind
+from gam_jax._hold import bound, drop_nonfinite
+from gam_jax._interval import on_interval
+from gam_jax._loss import Loss
 from gam_jax._options import OptionArgs, Options, with_options
-from gam_jax._transform import Diagnostics, from_rule, on_interval, resolve
+from gam_jax._signature import release
+from gam_jax._transform import Diagnostics, State, from_rule, resolve
 from gam_jax._tree import add_scaled, cast_like, cosine, global_norm, scale_by
 from gam_jax._types import HvpMode, LossFn, PyTree, ScalarOrSchedule
 
 
 def _algorithm_1(
-    engine: Engine, h_loss: PyTree | None, rho: jax.Array, alpha: jax.Array, ascent_hvp: HvpMode | None
+    engine: Engine, h_loss: PyTree | None, rho: PyTree, alpha: jax.Array, ascent_hvp: HvpMode | None
 ) -> tuple[Point, PyTree, Diagnostics]:
     """Lines 6 to 10 of Algorithm 1; without ``h_loss`` the oracle loss is the loss itself."""
     here = engine.norm_gradient(engine.params, ascent_hvp)  # line 6: f = H g / (||g|| + xi)
@@ -28,12 +30,20 @@ def _algorithm_1(
     h_norm = scale_by(rho, there.grad)  # line 8
     h_loss = here.point.grad if h_loss is None else h_loss
     update = add_scaled(h_loss, alpha, h_norm)  # line 10
-    seen = Diagnostics(here.norm, there.norm, rho * there.norm, global_norm(h_norm), cosine(h_loss, h_norm))
+    flatness = engine.metric.reach(rho, there.point.grad, there.norm)
+    seen = Diagnostics(here.norm, there.norm, flatness, global_norm(h_norm), cosine(h_loss, h_norm))
     return here.point, update, seen
 
 
+class GamState(State):
+    """The state of :func:`gam_jax.gam`."""
+
+    __slots__ = ()
+    method = "gam"
+
+
 def _rule(
-    engine: Engine, updates: PyTree, *, rho: jax.Array, alpha: jax.Array, ascent_hvp: HvpMode | None
+    engine: Engine, updates: PyTree, *, rho: PyTree, alpha: jax.Array, ascent_hvp: HvpMode | None
 ) -> tuple[PyTree, Diagnostics]:
     _, update, seen = _algorithm_1(engine, updates, rho, alpha, ascent_hvp)
     return update, seen
@@ -96,13 +106,25 @@ def gam(
     Choosing the interval: 4 or 5 with ``between="hold", max_ratio=1.0`` kept nine tenths of the gain or more on the
     one task where it was measured and there was one to keep; skipping loses a third or more there.
 
+    ``optax.MultiSteps`` around it accumulates the incoming gradient alone: the term added is that of the last
+    microbatch. ``num_microbatches`` gives that of the whole batch.
+
+    A line search of optax behind it wants a ``value_fn`` that takes all that is passed to ``update`` by name, as
+    ``loss_fn`` itself does. ``optax.lookahead`` around it passes nothing on: build the chain within the step, around a
+    loss that closes over the batch; its state is the same.
+
     Args:
       loss_fn: ``loss_fn(params, ...) -> scalar``. Its other arguments are passed to ``update`` by name, as in
-        ``tx.update(grads, state, params, batch=batch)``; names that it does not take are ignored. All passes see the
-        same arguments, random keys too. Gradient norms, hence rho and alpha, scale with what it returns: the mean
-        over a batch, say, where the paper writes a sum.
+        ``tx.update(grads, state, params, batch=batch)``, so that they have names other than ``updates``, ``state`` and
+        ``params``; names that it does not take are ignored. A model that is not a pytree of arrays (nnx, equinox) is
+        split: the loss takes the trained arrays and merges the rest. All passes see the same arguments, random keys
+        too. Gradient norms, hence rho and alpha, scale with what it returns: the mean over a batch, say, where the
+        paper writes a sum.
       rho: perturbation radius, in units of the parameters. A float, a traced scalar or a schedule of this
-        transformation's step count, clamped at 0. The paper tunes over {.05, .1, .2, .5, 1, 2}.
+        transformation's step count, clamped at 0. The paper tunes over {.05, .1, .2, .5, 1, 2}. Or a pytree of these
+        with the structure of the parameters or a prefix of it, such as one for each layer: then each leaf has its own
+        rho in the last two lines before the sum, as a parameter group of PyTorch would, while norms stay those over
+        all leaves, and first_order_flatness is the norm of rho times the gradient.
       alpha: weight of the flatness term, likewise; 0 is the base optimizer. The paper tunes over
         {.1, .2, .5, 1, 2, ..., 10}.
       ascent_hvp: how the product in f is computed, if not as ``hvp`` says (:class:`gam_jax.Options`).
@@ -116,8 +138,8 @@ def gam(
     Raises:
       ValueError: for a negative or non-finite coefficient, or an unknown option value; in ``update``, for a mask or a
         batch that does not fit.
-      TypeError: in ``update``, for a missing argument of the loss, a loss that is not a scalar, parameters that are
-        not floating-point.
+      TypeError: for a loss with ``*args`` or with an argument named as one of ``update``'s own; in ``update``, for a
+        missing argument of the loss, a loss that is not a scalar, parameters that are not floating-point.
 
     Example:
       >>> import jax, optax, gam_jax
@@ -146,7 +168,8 @@ def gam(
     """
     check_choice("ascent_hvp", ascent_hvp, (None, *get_args(HvpMode)))
     rule, coefficients = functools.partial(_rule, ascent_hvp=ascent_hvp), {"rho": rho, "alpha": alpha}
-    return from_rule(loss_fn, rule, Diagnostics, coefficients, Options(rho_prime=rho_prime, **options))
+    settings = Options(rho_prime=rho_prime, **options)
+    return from_rule(loss_fn, rule, Diagnostics, coefficients, settings, state_class=GamState)
 
 
 @with_options
@@ -176,9 +199,10 @@ def gam_value_and_grad(
       **options: see :class:`gam_jax.Options`. There is no state, hence no ``between="hold"``.
 
     Returns:
-      A function ``(params, *args, count=None, **kwargs) -> (loss, grads)``, or ``((loss, aux), grads)`` with
-      ``has_aux=True``. Loss and aux are those of the clean pass; with ``axis_name`` loss and grads are averaged over
-      it, and aux is each replica's own; with ``num_microbatches`` aux is stacked along a new leading axis.
+      A function ``(params, *args, **kwargs) -> (loss, grads)``, or ``((loss, aux), grads)`` with ``has_aux=True``; with
+      a schedule or an interval it needs ``count=step`` too (otherwise ``count`` is the loss's, if it takes one). Loss
+      and aux are those of the clean pass; with ``axis_name`` loss and grads are averaged over it, and aux is each
+      replica's own; with ``num_microbatches`` aux is stacked along a new leading axis.
 
     Raises:
       ValueError, TypeError: as :func:`gam` does; TypeError if ``count`` is needed and not given.
@@ -195,12 +219,15 @@ def gam_value_and_grad(
     if settings.between != "skip":
         raise ValueError(f"gam_value_and_grad has no state to hold a term in: use gam, got {settings.between=}")
     check_choice("ascent_hvp", ascent_hvp, (None, *get_args(HvpMode)))
-    loss = bind(loss_fn, settings.has_aux)
-    for name, value in {"rho": rho, "alpha": alpha}.items():
-        check_coefficient(name, value)
-    needs_count = callable(rho) or callable(alpha) or settings.interval != 1
+    check_radii("rho", rho)
+    check_coefficient("alpha", alpha)
+    needs_count = any(callable(leaf) for leaf in jax.tree.leaves((rho, alpha))) or settings.interval != 1
+    reserved = ("count",) if needs_count else ()
+    of = "gam_value_and_grad with a schedule or an interval"
+    loss = Loss.create(release(loss_fn), settings.has_aux, of=of, reserved=reserved, by_name=False)
 
-    def value_and_grad(params: PyTree, *args: Any, count: Any = None, **kwargs: Any) -> Any:
+    def value_and_grad(params: PyTree, /, *args: Any, **kwargs: Any) -> Any:
+        count: Any = kwargs.pop("count", None) if needs_count or not loss.takes("count") else None
         if needs_count and count is None:
             raise TypeError("a schedule or an interval needs the step count: call f(params, ..., count=step)")
         check_params(params, params)
@@ -209,7 +236,10 @@ def gam_value_and_grad(
         def act() -> tuple[Any, PyTree]:
             rho_now, alpha_now = (resolve(value, count, params) for value in (rho, alpha))
             point, update, _ = _algorithm_1(engine, None, rho_now, alpha_now, ascent_hvp)
-            update = bound(cast_like(update, engine.params), point.grad, settings.max_ratio)
+            update = cast_like(update, engine.params)
+            if settings.drop_nonfinite:
+                update, _ = drop_nonfinite(update, point.grad)
+            update = bound(update, point.grad, settings.max_ratio)
             return (point.value, point.aux), update
 
         def rest() -> tuple[Any, PyTree]:

@@ -7,7 +7,7 @@ import optax
 
 from gam_jax._engine import Engine
 from gam_jax._options import OptionArgs, Options, with_options
-from gam_jax._transform import from_rule
+from gam_jax._transform import State, from_rule
 from gam_jax._tree import add_scaled, cosine, global_norm
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 
@@ -24,6 +24,13 @@ class PenaltyDiagnostics(NamedTuple):
     grad_norm: jax.Array
     norm_grad_norm: jax.Array
     cosine: jax.Array
+
+
+class PenaltyState(State):
+    """The state of :func:`gam_jax.gradient_norm_penalty`."""
+
+    __slots__ = ()
+    method = "gradient_norm_penalty"
 
 
 def _rule(engine: Engine, updates: PyTree, *, strength: jax.Array) -> tuple[PyTree, PenaltyDiagnostics]:
@@ -50,6 +57,9 @@ def gradient_norm_penalty(
     ``hvp="finite_difference"`` with ``rho_prime=r``.
 
     Cost: 3 gradient evaluations, the caller's own included (see :func:`gam_jax.gam`); 2 with finite differences.
+
+    ``optax.MultiSteps`` around it accumulates the incoming gradient alone: the term added is that of the last
+    microbatch. ``num_microbatches`` gives that of the whole batch.
 
     Args:
       loss_fn: as in :func:`gam_jax.gam`.
@@ -78,4 +88,5 @@ def gradient_norm_penalty(
       https://arxiv.org/abs/2202.03599
     """
     coefficients = {"strength": strength}
-    return from_rule(loss_fn, _rule, PenaltyDiagnostics, coefficients, Options(rho_prime=rho_prime, **options))
+    settings = Options(rho_prime=rho_prime, **options)
+    return from_rule(loss_fn, _rule, PenaltyDiagnostics, coefficients, settings, state_class=PenaltyState)

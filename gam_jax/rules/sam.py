@@ -7,7 +7,7 @@ import optax
 
 from gam_jax._engine import Engine
 from gam_jax._options import OptionArgs, Options, with_options
-from gam_jax._transform import from_rule
+from gam_jax._transform import State, from_rule
 from gam_jax._tree import add_scaled, cosine, perpendicular
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 
@@ -26,7 +26,14 @@ class SamDiagnostics(NamedTuple):
     cosine: jax.Array
 
 
-def _rule(engine: Engine, updates: PyTree, *, rho: jax.Array, gamma: jax.Array) -> tuple[PyTree, SamDiagnostics]:
+class SamState(State):
+    """The state of :func:`gam_jax.sam`."""
+
+    __slots__ = ()
+    method = "sam"
+
+
+def _rule(engine: Engine, updates: PyTree, *, rho: PyTree, gamma: jax.Array) -> tuple[PyTree, SamDiagnostics]:
     g0 = engine.clean_gradient(updates)
     g1 = engine.gradient(engine.ascend(engine.params, g0, rho))
     update = add_scaled(g1, -gamma, perpendicular(g0, to=g1))
@@ -46,7 +53,8 @@ def sam(
         update = g_1 - \gamma\, (g_0 - \langle g_0, \hat g_1\rangle \hat g_1)
 
     * SAM (Foret et al. 2021): the default.
-    * ASAM (Kwon et al. 2021): ``adaptive=True``, the step is :math:`\rho\, T^2 g_0 / \|T g_0\|` with :math:`T = |w|`.
+    * ASAM (Kwon et al. 2021): ``adaptive=True``, the step is :math:`\rho\, T^2 g_0 / \|T g_0\|` with :math:`T = |w|`;
+      as its authors run it, ``adaptive=gam_jax.asam_scaling``.
     * GSAM (Zhuang et al. 2022): ``gamma > 0``, the weight of the component of the clean gradient orthogonal to g_1,
       which is descended along the other way; its rho is a schedule proportional to the learning rate.
     * SAM + GAM: ``optax.chain(sam(loss_fn, 0.05), gam(loss_fn, 0.1, 0.5), optax.sgd(0.1))``.
@@ -56,11 +64,15 @@ def sam(
 
     Cost: 2 gradient evaluations, the caller's own included.
 
+    ``optax.MultiSteps`` around it accumulates the incoming gradient alone: what comes out is the gradient of the last
+    microbatch, at points to which the accumulated one leads. ``num_microbatches`` gives that of the whole batch.
+
     Args:
       loss_fn: as in :func:`gam_jax.gam`.
       rho: perturbation radius, a float, a traced scalar or a schedule. Foret et al. use 0.05; ASAM wants about 10 times
-        as much. Good on validation images of small networks (README, "Choosing rho and alpha"): with SGD 0.01 to 0.15
-        for a ResNet with BatchNorm (0.3 with wrong labels), 0.2 to 0.5 for an MLP; with AdamW 0.01 to 0.05 for a ViT.
+        as much. Or a pytree of these, one for each leaf or layer (:func:`gam_jax.gam`). Good on validation images of
+        small networks (README, "Choosing rho and alpha"): with SGD 0.01 to 0.15 for a ResNet with BatchNorm (0.3 with
+        wrong labels), 0.2 to 0.5 for an MLP; with AdamW 0.01 to 0.05 for a ViT.
       gamma: GSAM's weight of the orthogonal component, likewise; called alpha in its paper, which tunes over
         {.1, .2, .3} for ResNets and {.4, .6} for ViTs.
       **options: see :class:`gam_jax.Options`.
@@ -86,4 +98,6 @@ def sam(
       https://arxiv.org/abs/2102.11600; Zhuang et al., ICLR 2022, https://arxiv.org/abs/2203.08065;
       Liu et al., CVPR 2022, https://arxiv.org/abs/2203.02714
     """
-    return from_rule(loss_fn, _rule, SamDiagnostics, {"rho": rho, "gamma": gamma}, Options(**options))
+    return from_rule(
+        loss_fn, _rule, SamDiagnostics, {"rho": rho, "gamma": gamma}, Options(**options), state_class=SamState
+    )

@@ -47,6 +47,8 @@ for _name in TRAIN_NAMES:
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """Of the compiler: slow programs, soon."""
 DEEP = ("resnet101", "pyramidnet110")
+LONG_TO_TRACE = (*DEEP, "resnet50", "resnext", "wrn28_10", "swin_t")
+"""In full size in the slow tests alone."""
 
 
 class Mock(NamedTuple):
@@ -82,9 +84,50 @@ def test_every_network_is_in_a_config():
     assert {*FIRST} == {*models.NAMES} and len(TRAIN_NAMES) == len({*TRAIN_NAMES}) == 1 + 1 + 14 + 4 + 10
 
 
-@pytest.mark.parametrize("network", [name for name in FIRST if name not in DEEP])
+@pytest.mark.parametrize("network", [name for name in FIRST if name not in LONG_TO_TRACE])
 def test_every_network_takes_a_step_in_full_size(network):
     assert_builds(FIRST[network], "plain")
+
+
+PUBLISHED = {
+    # base, learning rate, weight decay, momentum, epochs, steps, batch, label smoothing; the ViTs' settings are ours
+    "cifar10_resnet18": ("sgd", 0.1, 5e-4, 0.9, 200, None, 128, 0.1),  # the authors' program
+    "cifar100_wrn28_10": ("sgd", 0.1, 5e-4, 0.9, 200, None, 128, 0.1),
+    "imagenet_resnet50": ("sgd", 0.1, 1e-4, 0.9, 90, None, 256, 0.0),  # section 5.2.2
+    "transfer_cars_efficientnet_b0": ("sgd", 2e-3, 1e-5, 0.9, 1, 40_000, 128, 0.0),  # section 5.2.3
+    "transfer_pets_swin_t": ("adamw", 2e-3, 1e-5, 0.9, 1, 40_000, 128, 0.0),
+}
+RELEASED = {
+    # rho, rho', alpha, beta, gamma of the authors' program, whose h- is g0 + (1 - beta) g2
+    "cifar10_resnet18": (0.2, 0.03, 0.1, 0.1, 0.05),
+    "cifar10_pyramidnet110": (0.2, 0.03, 0.1, 0.1, 0.03),
+    "cifar100_resnet18": (0.2, 0.02, 0.6, 0.5, 0.03),
+    "cifar100_pyramidnet110": (0.2, 0.04, 0.5, 0.3, 0.05),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recipes_are_the_published_ones(name):
+    config = load_train(name, "plain")
+    optim = (config.optim.base, config.optim.learning_rate, config.optim.weight_decay, config.optim.momentum)
+    length = (config.epochs, config.steps, config.batch_size)
+    assert (*optim, *length, config.label_smoothing) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_accelerated_gam_has_the_released_settings(name):
+    rho, rho_prime, alpha, beta, gamma = RELEASED[name]
+    optim = load_train(name, "accelerated_gam").optim
+    found = (optim.gam_rho, optim.sam_rho, optim.gam_alpha, optim.beta, optim.gamma)
+    assert found == pytest.approx((rho, rho_prime, alpha, 1 / (2 - beta), gamma * (2 - beta)))
+
+
+def test_radii_of_sam_are_the_published_ones():
+    """Section 3.1 of Foret et al. (2021): 0.05, and 0.1 on CIFAR-100; Kwon et al. (2021): 0.5."""
+    found = {name: load_train(name, "sam").optim.sam_rho for name in ("cifar10_resnet18", "cifar100_resnet18")}
+    assert found == {"cifar10_resnet18": 0.05, "cifar100_resnet18": 0.1}
+    assert load_train("imagenet_resnet50", "sam").optim.sam_rho == 0.05
+    assert load_train("cifar10_resnet18", "asam").optim.sam_rho == 0.5
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -108,12 +151,11 @@ def test_every_config_comes_back_from_json(name):
         assert DATA_SETS[config.data.name].in_memory <= (config.data.workers == 0)
 
 
-def trained_tiny(network, method):
+def trained_tiny(network, method, **changes):
     """Two real steps of a network of a quarter of its width on images of 32 x 32 pixels."""
     config = load_train(FIRST[network], method)
-    config = dataclasses.replace(
-        config, batch_size=4, model=dataclasses.replace(config.model, width=0.25, dtype="float32"), steps=2
-    )
+    model = dataclasses.replace(config.model, width=0.25, dtype="float32", **changes)
+    config = dataclasses.replace(config, batch_size=4, model=model, steps=2)
     data_set = DATA_SETS[config.data.name].resized(32)
     setup = assemble(config, Mock(data_set))
     rng = np.random.default_rng(0)
@@ -133,8 +175,14 @@ def assert_trained(before, after):
     assert np.mean(moved) > 0.9  # where a warm-up or a ReLU has not let a gradient through
 
 
-@pytest.mark.parametrize("network", ["resnet18", "vit"])
+@pytest.mark.parametrize("network", ["resnet20", "vit"])
 def test_two_real_steps(network):
+    assert_trained(*trained_tiny(network, "plain", depth=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["resnet18", "vit"])
+def test_two_real_steps_in_full_depth(network):
     assert_trained(*trained_tiny(network, "plain"))
 
 

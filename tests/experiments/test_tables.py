@@ -1,5 +1,6 @@
 """The tables of results that the pages show are those of the records."""
 
+import functools
 import itertools
 import re
 import subprocess
@@ -135,6 +136,7 @@ def rows(text, *start):
     return found
 
 
+@functools.cache
 def made(name):
     return "\n".join(content(name))
 

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pytest
+
 import gam_jax
 from tests.gam_jax import oracles
 
@@ -47,6 +49,14 @@ FAMILY = {
     "sam": Method(gam_jax.sam, {"rho": 0.05}, 2, 2, oracles.sam),
     "asam": Method(gam_jax.sam, {"rho": 0.5}, 2, 2, oracles.sam, options={"adaptive": True}),
     "gsam": Method(gam_jax.sam, {"rho": 0.05, "gamma": 0.2}, 2, 2, oracles.sam),
+    "friendly_sam": Method(
+        gam_jax.friendly_sam,
+        {"rho": 0.05, "sigma": 0.8, "decay": 0.7},
+        2,
+        2,
+        oracles.FriendlySam,
+        fractions=("decay",),
+    ),
     "gradient_norm_penalty": Method(
         gam_jax.gradient_norm_penalty, {"strength": 0.05}, 3, 2, oracles.gradient_norm_penalty
     ),
@@ -64,3 +74,10 @@ HELD = {
 
 FACTORIES = list({method.factory: name for name, method in reversed(FAMILY.items())}.values())
 """One method of each factory, the first of the table."""
+
+
+def parametrize(*names, slow=()):
+    """A test for each of these methods (by default all); another of a factory seen before, or a slow one, is slow."""
+    slow = {*slow, *FAMILY.keys() - set(FACTORIES)}
+    marks = {True: [pytest.mark.slow], False: []}
+    return pytest.mark.parametrize("name", [pytest.param(n, marks=marks[n in slow]) for n in names or FAMILY])

@@ -13,7 +13,7 @@ def cross_entropy(logits, labels):
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def vit(width=64, heads=4, layers=2, tokens=64, features=48, classes=10, batch=8):
+def vit(width=64, heads=4, layers=1, tokens=64, features=48, classes=10, batch=8):
     """(loss_fn, params, batch) of a pre-norm vision transformer."""
     keys = _keys(0)
     normal = lambda *shape: 0.05 * jax.random.normal(next(keys), shape)  # noqa: E731
@@ -52,7 +52,7 @@ def vit(width=64, heads=4, layers=2, tokens=64, features=48, classes=10, batch=8
     return loss_fn, params, {"x": normal(batch, tokens, features), "y": jnp.arange(batch) % classes}
 
 
-def resnet(width=16, blocks=3, classes=10, batch=8, size=16):
+def resnet(width=16, blocks=1, classes=10, batch=8, size=16):
     """(loss_fn, params, batch) of a pre-activation ResNet with batch normalization."""
     keys = _keys(1)
     normal = lambda *shape: 0.1 * jax.random.normal(next(keys), shape)  # noqa: E731

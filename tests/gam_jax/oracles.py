@@ -35,7 +35,7 @@ class Dense:
     """Any loss of one flat vector, with its gradient and its whole Hessian, in the form that the algorithms take."""
 
     def __init__(self, loss):
-        self.gradient, self.hessian = jax.grad(loss), jax.hessian(loss)
+        self.gradient, self.hessian = jax.jit(jax.grad(loss)), jax.jit(jax.hessian(loss))
 
 
 def algorithm_1(loss, w, h_loss, rho, alpha):
@@ -90,6 +90,18 @@ def sam(loss, w, rho, gamma=0.0, adaptive=False):
     g0, scaling = loss.gradient(w), np.abs(w) if adaptive else np.ones_like(w)
     g1 = loss.gradient(w + rho * scaling * unit(scaling * g0))
     return g1 - gamma * orthogonal(g0, to=g1)
+
+
+class FriendlySam:
+    """Algorithm 1 of Li et al. 2024: the mean takes in the gradient before it is subtracted from it."""
+
+    def __init__(self, loss, rho, sigma, decay):
+        self.loss, self.rho, self.sigma, self.decay, self.mean = loss, rho, sigma, decay, 0.0
+
+    def __call__(self, w):
+        g = self.loss.gradient(w)
+        self.mean = self.decay * self.mean + (1 - self.decay) * g
+        return self.loss.gradient(w + self.rho * unit(g - self.sigma * self.mean))
 
 
 @pointwise

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tests.gam_jax.family import FAMILY
 from tests.gam_jax.networks import resnet, vit
 
 NETWORKS = {"ViT": vit, "ResNet": resnet}
@@ -26,13 +27,13 @@ def problem(network: str) -> tuple[Any, Any, Any, float, int]:
     return loss_fn, params, batch, *compile_and_count(jax.value_and_grad(loss_fn), params, batch)
 
 
-def training_step(loss_fn: Any, links: list[Callable[..., Any]], count: int, **options: Any) -> tuple[Any, Any]:
-    """A whole training step, with the links before SGD with momentum, at a step count known to the compiler.
+def training_step(loss_fn: Any, names: tuple[str, ...], count: int, **options: Any) -> tuple[Any, Any]:
+    """A whole training step, with links of the family before SGD with momentum, at a count known to the compiler.
 
     Returns:
       The step, and the optimizer whose state it takes.
     """
-    tx = optax.chain(optax.identity(), *(link(loss_fn, **options) for link in links))
+    tx = optax.chain(optax.identity(), *(FAMILY[name](loss_fn, **options) for name in names))
     base = optax.sgd(0.1, momentum=0.9)
 
     def step(params: Any, base_state: Any, batch: Any) -> Any:
@@ -46,9 +47,10 @@ def training_step(loss_fn: Any, links: list[Callable[..., Any]], count: int, **o
     return step, base
 
 
-def step_cost(network: str, links: list[Callable[..., Any]], count: int = 0, **options: Any) -> tuple[float, float]:
+@functools.cache
+def step_cost(network: str, *names: str, count: int = 0, **options: Any) -> tuple[float, float]:
     """FLOPs and temporary memory of a training step, each as a multiple of those of one gradient."""
     loss_fn, params, batch, flops, memory = problem(network)
-    step, base = training_step(loss_fn, links, count, **options)
+    step, base = training_step(loss_fn, names, count, **options)
     step_flops, step_memory = compile_and_count(step, params, base.init(params), batch)
     return step_flops / flops, step_memory / memory

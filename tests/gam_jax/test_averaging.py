@@ -134,3 +134,23 @@ def test_bad_arguments(arguments, error, message):
         averaging.validate(averaging.init(jnp.ones(1)), float("nan"))
     with pytest.raises(TypeError, match="int32"):
         averaging.init(jnp.ones(1, jnp.int32))
+
+
+def test_no_inf_or_nan_stands_for_what_has_not_been():
+    """So that jax_debug_nans and jax_debug_infs can hunt those that are wrong."""
+    with jax.debug_nans(True), jax.debug_infs(True):
+        for jit in (True, False):
+            state, params = run(swad(start_patience=2, end_patience=3), [3, 2, 2.5, 9, 9, 9], jit=jit)
+            assert bool(state.ended)
+            np.testing.assert_allclose(swad().average(state, params)["w"], np.mean(np.arange(3, 7)))
+
+
+def test_a_state_with_nan_for_what_has_not_been_goes_on():
+    """As versions before this one wrote it."""
+    averaging = swad(start_patience=2, end_patience=2)
+    state, nan = averaging.init(jnp.zeros(())), jnp.asarray(jnp.nan, jnp.float32)
+    state = state._replace(recent_losses=jnp.full(2, nan), threshold=nan)
+    for i, loss in enumerate([3.0, 2.0, 1.0, 1.1, 1.2, 9.0, 9.0]):
+        state = averaging.validate(averaging.update(state, jnp.asarray(i + 1.0)), loss)
+        assert bool(state.started) == (i >= 3)
+    assert averaging.average(state, jnp.asarray(0.0)) == 4.0

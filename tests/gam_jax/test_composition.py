@@ -66,7 +66,7 @@ def test_clipping_before_and_after(x64):
     grads = jax.grad(problem.loss_fn)(problem.params, problem.batch)
     gam = gam_jax.gam(problem.loss_fn, 0.1, 0.5)
     clip = optax.clip_by_global_norm(0.05)
-    update = lambda tx: tx.update(grads, tx.init(problem.params), problem.params, batch=problem.batch)[0]  # noqa: E731
+    update = lambda tx: jax.jit(tx.update)(grads, tx.init(problem.params), problem.params, batch=problem.batch)[0]  # noqa: E731
     h_norm = jax.tree.map(jnp.subtract, update(gam), grads)
     clipped = clip.update(grads, clip.init(grads))[0]
     chex.assert_trees_all_close(
@@ -106,19 +106,23 @@ def test_flax_nnx(x64):
         return cross_entropy(logits, batch["y"])
 
     batch = mlp().batch
+    expected = flat_gam(params, lambda p: loss_fn(p, batch))
     for hvp in ("linearize", "jvp", "reverse"):
-        grads = gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, hvp=hvp)(params, batch)[1]
-        assert_equals_flat_gam(grads, params, lambda p: loss_fn(p, batch))
+        grads = jax.jit(gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, hvp=hvp))(params, batch)[1]
+        assert_equals_flat_gam(grads, expected)
     tx = optax.chain(gam_jax.gam(loss_fn, 0.1, 0.5), optax.adamw(0.01))
     updates, _ = jax.jit(lambda g, s, p, b: tx.update(g, s, p, batch=b))(params, tx.init(params), params, batch)
     assert isinstance(optax.apply_updates(params, updates), nnx.State)
 
 
-def assert_equals_flat_gam(grads, params, loss, rtol=1e-9):
+def flat_gam(params, loss):
     """GAM of the loss as a function of one flat vector, by dense Hessian."""
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     dense = oracles.Dense(lambda w: loss(unravel(w)))
-    expected = oracles.algorithm_1(dense, flat, dense.gradient(flat), rho=0.1, alpha=0.5)
+    return oracles.algorithm_1(dense, flat, dense.gradient(flat), rho=0.1, alpha=0.5)
+
+
+def assert_equals_flat_gam(grads, expected, rtol=1e-9):
     np.testing.assert_allclose(jax.flatten_util.ravel_pytree(grads)[0], expected, rtol=rtol, atol=1e-11)
 
 
@@ -148,17 +152,16 @@ def test_flax_linen_batch_norm_and_dropout(x64):
             return cross_entropy(logits, batch["y"]), updated["batch_stats"]
 
         params, stats, rng = variables["params"], variables["batch_stats"], jax.random.key(7)
-        (loss, aux), grads = gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, has_aux=True)(params, stats, batch, rng)
-        clean_loss, clean_aux = loss_fn(params, stats, batch, rng)
+        fn = gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, has_aux=True)
+        (loss, aux), grads = jax.jit(fn)(params, stats, batch, rng)
+        (clean_loss, clean_aux), clean = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params, stats, batch, rng)
         chex.assert_trees_all_close((loss, aux), (clean_loss, clean_aux), rtol=1e-12)
         # With another mask in any one pass this could not hold.
-        assert_equals_flat_gam(grads, params, lambda p: loss_fn(p, stats, batch, rng)[0])
+        assert_equals_flat_gam(grads, flat_gam(params, lambda p: loss_fn(p, stats, batch, rng)[0]))
 
         tx = gam_jax.gam(loss_fn, 0.1, 0.5, has_aux=True)
-        (_, new_stats), clean = jax.value_and_grad(loss_fn, has_aux=True)(params, stats, batch, rng)
-        updates, _ = tx.update(clean, tx.init(params), params, batch_stats=stats, batch=batch, rng=rng)
+        updates, _ = jax.jit(tx.update)(clean, tx.init(params), params, batch_stats=stats, batch=batch, rng=rng)
         chex.assert_trees_all_close(updates, grads, rtol=1e-10)
-        chex.assert_trees_all_close(new_stats, clean_aux, rtol=1e-12)
 
 
 def test_equinox(x64):
@@ -171,11 +174,12 @@ def test_equinox(x64):
 
     batch = mlp().batch
     tx = optax.chain(gam_jax.gam(loss_fn, 0.1, 0.5), optax.adamw(0.01))
-    updates, _ = tx.update(jax.grad(loss_fn)(params, batch), tx.init(params), params, batch=batch)
+    grads = jax.jit(jax.grad(loss_fn))(params, batch)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params, batch=batch)
     assert isinstance(eqx.apply_updates(params, updates), eqx.nn.MLP)
     link = gam_jax.gam(loss_fn, 0.1, 0.5)
-    grads, _ = link.update(jax.grad(loss_fn)(params, batch), link.init(params), params, batch=batch)
-    assert_equals_flat_gam(grads, params, lambda p: loss_fn(p, batch))
+    grads, _ = jax.jit(link.update)(grads, link.init(params), params, batch=batch)
+    assert_equals_flat_gam(grads, flat_gam(params, lambda p: loss_fn(p, batch)))
 
 
 def attention_with_custom_vjp():
@@ -193,20 +197,22 @@ def attention_with_custom_vjp():
     return loss_fn
 
 
-@pytest.mark.parametrize("hvp", ["linearize", "reverse", "finite_difference"])
-def test_custom_vjp(hvp, x64):
-    loss_fn = attention_with_custom_vjp()
+def assert_calls_equal(loss_fn, params, expected, hvp, rtol=1e-9, eager=True, **options):
+    """The gradients of GAM, compiled and operation by operation."""
+    fn = gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, hvp=hvp, **options)
+    for call in (jax.jit(fn), fn) if eager else (jax.jit(fn),):
+        assert_equals_flat_gam(call(params, mlp().batch)[1], expected, rtol=rtol)
+
+
+def test_custom_vjp(x64):
     params, batch = 0.3 * jax.random.normal(jax.random.key(0), (6, 2), float), mlp().batch
-    fn = gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, hvp=hvp, rho_prime=1e-6)
-    plain = lambda p: jnp.mean(jnp.tanh(batch["x"] @ p) ** 2)  # noqa: E731
-    for call in (fn, jax.jit(fn)):
-        assert_equals_flat_gam(call(params, batch)[1], params, plain, rtol=1e-4 if hvp[0] == "f" else 1e-9)
+    expected = flat_gam(params, lambda p: jnp.mean(jnp.tanh(batch["x"] @ p) ** 2))
+    for hvp, rtol in {"linearize": 1e-9, "reverse": 1e-9, "finite_difference": 1e-4}.items():
+        assert_calls_equal(attention_with_custom_vjp(), params, expected, hvp, rtol, rho_prime=1e-6)
 
 
-@pytest.mark.parametrize("wrap", [jax.checkpoint, jax.jit, lambda f: f], ids=["remat", "jit", "plain"])
-@pytest.mark.parametrize("hvp", ["linearize", "jvp", "reverse"])
-def test_losses_with_loops_branches_and_remat(hvp, wrap, x64):
-    """scan over layers, cond, while_loop outside the gradient, nested jit, checkpointing."""
+def layered_loss(wrap):
+    """Scan over layers, cond, nested jit or checkpointing."""
 
     def loss_fn(params, batch):
         layer = wrap(lambda h, w: (jnp.tanh(h @ w), None))
@@ -214,11 +220,17 @@ def test_losses_with_loops_branches_and_remat(hvp, wrap, x64):
         value = jnp.mean(hidden**2)
         return jax.lax.cond(value > 0, lambda v: jnp.sin(v), lambda v: v, value) + jnp.sort(params.sum((1, 2)))[0]
 
+    return loss_fn
+
+
+def test_losses_with_loops_branches_and_remat(x64):
+    """In every mode of the products; operation by operation where nothing is wrapped."""
     params = 0.4 * jax.random.normal(jax.random.key(0), (3, 6, 6), float)
-    batch = mlp().batch
-    fn = gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5, hvp=hvp)
-    for call in (fn, jax.jit(fn)):
-        assert_equals_flat_gam(call(params, batch)[1], params, lambda p: loss_fn(p, batch))
+    plain = lambda layer: layer  # noqa: E731
+    expected = flat_gam(params, lambda p: layered_loss(plain)(p, mlp().batch))
+    for hvp in ("linearize", "jvp", "reverse"):
+        for wrap in (plain, jax.checkpoint, jax.jit):
+            assert_calls_equal(layered_loss(wrap), params, expected, hvp, eager=wrap is plain)
 
 
 def test_under_vmap_over_hyper_parameters(x64):
@@ -231,7 +243,8 @@ def test_under_vmap_over_hyper_parameters(x64):
         return tx.update(grads, tx.init(problem.params), problem.params, batch=problem.batch)[0]
 
     rhos, alphas = jnp.array([0.05, 0.1, 0.2]), jnp.array([0.0, 0.5, 2.0])
-    batched = jax.vmap(update)(rhos, alphas)
+    batched = jax.jit(jax.vmap(update))(rhos, alphas)
+    one_by_one = jax.jit(update, static_argnums=(0, 1))
     for i, (rho, alpha) in enumerate(zip(rhos, alphas, strict=True)):
         one = jax.tree.map(lambda x: x[i], batched)  # noqa: B023
-        chex.assert_trees_all_close(one, update(float(rho), float(alpha)), rtol=1e-10, atol=1e-14)
+        chex.assert_trees_all_close(one, one_by_one(float(rho), float(alpha)), rtol=1e-10, atol=1e-14)

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gam_jax
-from tests.gam_jax.family import FAMILY
+from tests.gam_jax.family import FACTORIES, FAMILY, parametrize
 from tests.gam_jax.problems import cross_entropy
 
 STEPS = 4
@@ -41,6 +41,11 @@ def make_batches():
 
 def train(tx, params, batches, *, gradient=gradient_of_loss, wrap=jax.jit, init=None):
     """Runs STEPS wrapped steps and returns the parameters."""
+    return trained(tx, params, batches, gradient=gradient, wrap=wrap, init=init)[0]
+
+
+def trained(tx, params, batches, *, gradient=gradient_of_loss, wrap=jax.jit, init=None):
+    """The parameters and the state after STEPS wrapped steps."""
     state = (init or tx.init)(params)
 
     def step(params, state, batch):
@@ -50,7 +55,7 @@ def train(tx, params, batches, *, gradient=gradient_of_loss, wrap=jax.jit, init=
     step = wrap(step)
     for i in range(STEPS):
         params, state = step(params, state, jax.tree.map(lambda x: x[i], batches))  # noqa: B023
-    return params
+    return params, state
 
 
 def chained(name, **options):
@@ -86,15 +91,23 @@ def make_mesh(axis_type=AxisType.Auto):
 axis_types = pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 
 
+@parametrize()
+def test_jit_with_sharded_parameters(name, x64):
+    assert_same(train_on_mesh(name, AxisType.Auto, P("data", None)), single(name, interval=2))
+
+
 @axis_types
 @pytest.mark.parametrize("param_spec", [P(), P("data", None)], ids=["replicated", "fsdp"])
-@pytest.mark.parametrize("name", FAMILY)
+@parametrize(slow=FAMILY.keys() - {"gam"})
 def test_jit_with_shardings(name, param_spec, axis_type, x64):
+    assert_same(train_on_mesh(name, axis_type, param_spec), single(name, interval=2))
+
+
+def train_on_mesh(name, axis_type, param_spec):
     mesh = make_mesh(axis_type)
     with jax.set_mesh(mesh):
         params, batches = sharded(mesh, make_params(), param_spec), sharded(mesh, make_batches(), P(None, "data"))
-        got = train(chained(name, interval=2), params, batches)
-    assert_same(got, single(name, interval=2))
+        return train(chained(name, interval=2), params, batches)
 
 
 @axis_types
@@ -107,29 +120,30 @@ def test_jit_with_options(options, axis_type, x64):
     assert_same(got, single("gam"))
 
 
-@pytest.mark.parametrize(
-    ("name", "axis_type"), [(name, AxisType.Auto) for name in FAMILY] + [("gam", AxisType.Explicit)]
-)
-def test_held_term_on_sharded_parameters(name, axis_type, x64):
-    """The result of one device; the buffer is sharded like the parameters from the first step on."""
+@parametrize()
+def test_held_term_on_sharded_parameters(name, x64):
+    check_held_term_on_mesh(name, AxisType.Auto)
+
+
+def test_held_term_on_explicitly_sharded_parameters(x64):
+    check_held_term_on_mesh("gam", AxisType.Explicit)
+
+
+def check_held_term_on_mesh(name, axis_type):
+    """The result of one device; what is kept is sharded like the parameters from the first step to the last."""
     mesh = make_mesh(axis_type)
     tx = chained(name, **HELD)
     with jax.set_mesh(mesh):
         params, batches = sharded(mesh, make_params(), P("data", None)), sharded(mesh, make_batches(), P(None, "data"))
-        assert_same(train(tx, params, batches), single_held(name))
-
-        @jax.jit
-        def step(params, state, batch):
-            return tx.update(gradient_of_loss(params, batch), state, params, batch=batch)
-
-        state = tx.init(params)
-        for _ in range(2):
+        got, state = trained(tx, params, batches)
+    assert_same(got, single_held(name))
+    for kept in (tx.init(params)[0], state[0]):
+        for buffer in [kept.held.term, *([kept.memory] if jax.tree.leaves(kept.memory) else [])]:
             jax.tree.map(
                 lambda h, p: h.sharding.is_equivalent_to(p.sharding, p.ndim) or pytest.fail(str(h.sharding)),
-                state[0].held.term,
+                buffer,
                 params,
             )
-            _, state = step(params, state, jax.tree.map(lambda x: x[0], batches))
 
 
 def shard_map_step(mesh, check_vma=True):
@@ -151,10 +165,11 @@ def mean_gradient(params, batch):
     return jax.lax.pmean(own_gradient(params, batch), "data")
 
 
-# The whole family once, and exact GAM in every combination.
+# One method of each factory, and exact GAM in every combination.
 manual_cases = pytest.mark.parametrize(
     ("name", "check_vma", "incoming"),
-    [(name, True, own_gradient) for name in FAMILY]
+    [(name, True, own_gradient) for name in FACTORIES]
+    + [pytest.param(name, True, own_gradient, marks=pytest.mark.slow) for name in FAMILY if name not in FACTORIES]
     + [("gam", True, mean_gradient), ("gam", False, own_gradient), ("gam", False, mean_gradient)]
     + [("sam", True, mean_gradient), ("sam", False, own_gradient)],
 )
@@ -306,12 +321,11 @@ def resting_part(text):
     return entry + "\n" + bodies[branches[0]]
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@parametrize()
 @pytest.mark.parametrize("per_replica", [True, False], ids=["per_replica", "global"])
 def test_number_of_all_reduces(name, per_replica):
     tx = chained(name, axis_name="data", per_replica=per_replica)
-    remembers = bool(jax.tree.leaves(tx.init(make_params())[0].memory))  # one mean more, where replicas differ
-    expected = 1 + remembers if per_replica else FAMILY[name].averages
+    expected = 1 if per_replica else FAMILY[name].averages  # a memory is averaged along with the updates
     assert parameter_sized_all_reduces(program(tx), make_params()) == expected
 
 

@@ -10,10 +10,10 @@ import optax
 import pytest
 
 import gam_jax
-from tests.gam_jax.family import FAMILY
+from tests.gam_jax.family import FAMILY, parametrize
 from tests.gam_jax.problems import PROBLEMS, mlp
 
-family = pytest.mark.parametrize("name", FAMILY)
+family = parametrize()
 STEPS = 7
 
 

@@ -8,10 +8,10 @@ import pytest
 
 import gam_jax
 from gam_jax import _metric, _tree
-from tests.gam_jax.family import FAMILY
+from tests.gam_jax.family import FAMILY, parametrize
 from tests.gam_jax.problems import PROBLEMS, mlp, one_parameter
 
-family = pytest.mark.parametrize("name", FAMILY)
+family = parametrize()
 
 
 def update(name, loss_fn, params):
@@ -124,7 +124,7 @@ def test_exact_products_keep_their_precision_in_bfloat16():
     def norm_gradient(loss_fn, **options):
         tx = gam_jax.gradient_norm_penalty(loss_fn, strength=1.0, **options)
         zero = jax.tree.map(jnp.zeros_like, single.params)
-        return flat(tx.update(zero, tx.init(single.params), single.params, batch=single.batch)[0])
+        return flat(jax.jit(tx.update)(zero, tx.init(single.params), single.params, batch=single.batch)[0])
 
     exact = norm_gradient(single.loss_fn)
     error = lambda x: float(jnp.linalg.norm(x - exact) / jnp.linalg.norm(exact))  # noqa: E731
@@ -143,7 +143,12 @@ def test_strict_dtype_promotion(name, x64):
             options.pop("adaptive", None)
         tx = FAMILY[name](problem.loss_fn, **options)
         with jax.numpy_dtype_promotion("strict"), jax.enable_x64(x64):
-            updates, _ = tx.update(grads, tx.init(problem.params), problem.params, batch=problem.batch)
+            updates, _ = jax.eval_shape(
+                lambda *args, tx=tx: tx.update(*args, batch=problem.batch),
+                grads,
+                tx.init(problem.params),
+                problem.params,
+            )
         chex.assert_trees_all_equal_shapes_and_dtypes(updates, problem.params)
 
 

@@ -145,14 +145,16 @@ def test_against_dense_hessians(name, hvp, x64):
     w, loss = flattened(problem)
     dense = oracles.Dense(loss)
     expected = oracles.algorithm_1(dense, w, dense.gradient(w), rho=0.1, alpha=0.5)
-    _, grads = gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5, hvp=hvp)(problem.params, problem.batch)
+    fn = jax.jit(gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5, hvp=hvp))
+    _, grads = fn(problem.params, problem.batch)
     np.testing.assert_allclose(jax.flatten_util.ravel_pytree(grads)[0], expected, atol=1e-10, rtol=0)
 
 
 def test_norm_terms_against_central_differences(x64):
     """f = grad ||grad L|| at w, and h_norm = rho grad ||grad L|| at w_adv (Eq. 8), by differences of ||grad L||."""
     w, loss = flattened(PROBLEMS["mlp"]())
-    norm = lambda w: np.linalg.norm(jax.grad(loss)(w))  # noqa: E731
+    gradient = jax.jit(jax.grad(loss))
+    norm = lambda w: np.linalg.norm(gradient(w))  # noqa: E731
 
     def central(w, step=1e-5):
         return np.array([(norm(w + step * e) - norm(w - step * e)) / (2 * step) for e in np.eye(w.size)])
@@ -161,9 +163,9 @@ def test_norm_terms_against_central_differences(x64):
     h_norm = 0.1 * central(w + 0.1 * f / np.linalg.norm(f))
     penalty = gam_jax.gradient_norm_penalty(loss, strength=1.0)
     zero = jnp.zeros_like(w)
-    np.testing.assert_allclose(penalty.update(zero, penalty.init(w), w)[0], f, atol=1e-8)
+    np.testing.assert_allclose(jax.jit(penalty.update)(zero, penalty.init(w), w)[0], f, atol=1e-8)
     gam = gam_jax.gam(loss, rho=0.1, alpha=1.0)
-    np.testing.assert_allclose(gam.update(zero, gam.init(w), w)[0], h_norm, atol=1e-8)
+    np.testing.assert_allclose(jax.jit(gam.update)(zero, gam.init(w), w)[0], h_norm, atol=1e-8)
 
 
 @pytest.mark.parametrize("rho_prime", [1e-4, 0.3, 10.0])
@@ -181,9 +183,9 @@ def test_finite_differences_are_exact_on_a_quadratic(rho_prime, x64):
 def test_finite_differences_converge(products, x64):
     problem = PROBLEMS["mlp"]()
     flat = lambda tree: jax.flatten_util.ravel_pytree(tree)[0]  # noqa: E731
-    _, exact = gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5)(problem.params, problem.batch)
+    _, exact = jax.jit(gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5))(problem.params, problem.batch)
     errors = []
     for rho_prime in (1e-2, 1e-3, 1e-4):
-        fn = gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5, **products, rho_prime=rho_prime)
+        fn = jax.jit(gam_jax.gam_value_and_grad(problem.loss_fn, 0.1, 0.5, **products, rho_prime=rho_prime))
         errors.append(np.linalg.norm(flat(fn(problem.params, problem.batch)[1]) - flat(exact)))
     np.testing.assert_allclose(np.array(errors[:-1]) / errors[1:], 10, rtol=0.1)  # first order in rho_prime

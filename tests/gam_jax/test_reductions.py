@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import gam_jax
-from tests.gam_jax.family import FAMILY
+from tests.gam_jax.family import FAMILY, parametrize
 from tests.gam_jax.problems import PROBLEMS, mlp
 
 
@@ -36,6 +36,14 @@ def test_accelerated_gam_contains_sam_and_gsam(x64):
     sam, gsam = gam_jax.sam(problem.loss_fn, 0.05), gam_jax.sam(problem.loss_fn, 0.05, gamma=0.3)
     assert_close(direction(accelerated(alpha=1.0, beta=0.4, gamma=0.0), problem), direction(sam, problem))
     assert_close(direction(accelerated(alpha=1.0, beta=1.0, gamma=0.3), problem), direction(gsam, problem))
+
+
+def test_friendly_sam_contains_sam(x64):
+    """Without its mean, and with a mean of the last gradient alone, of which sigma < 1 leaves the direction."""
+    problem = mlp()
+    sam = direction(gam_jax.sam(problem.loss_fn, 0.05), problem)
+    assert_close(direction(gam_jax.friendly_sam(problem.loss_fn, 0.05, sigma=0.0), problem), sam)
+    assert_close(direction(gam_jax.friendly_sam(problem.loss_fn, 0.05, sigma=0.5, decay=0.0), problem), sam)
 
 
 def test_fad_and_c_flat_contain_sam(x64):
@@ -95,17 +103,27 @@ def test_ascent_hvp(x64):
     assert_close(of_value(problem.params, problem.batch)[1], rough)
 
 
-@pytest.mark.parametrize("hvp", ["linearize", "jvp", "reverse", "finite_difference"])
-@pytest.mark.parametrize("name", FAMILY)
-def test_microbatches_agree(name, hvp, x64):
-    if hvp != "linearize" and name not in ("gam", "gradient_norm_penalty"):
-        return  # the other methods have no Hessian-vector product
+@parametrize()
+def test_microbatches_agree(name, x64):
+    problem = mlp()
+    whole = direction(FAMILY[name](problem.loss_fn), problem)
+    for parts in (2, 8):
+        assert_close(direction(FAMILY[name](problem.loss_fn, num_microbatches=parts), problem), whole)
+
+
+def test_one_microbatch_is_none(x64):
+    problem = mlp()
+    one, none = (direction(FAMILY["gam"](problem.loss_fn, num_microbatches=n), problem) for n in (1, None))
+    chex.assert_trees_all_equal(one, none)
+
+
+@pytest.mark.parametrize("hvp", ["jvp", "reverse", "finite_difference"])
+@pytest.mark.parametrize("name", ["gam", "gradient_norm_penalty"])
+def test_microbatches_agree_in_every_mode_of_the_products(name, hvp, x64):
     problem = mlp()
     whole = direction(FAMILY[name](problem.loss_fn, hvp=hvp), problem)
-    tolerance = 1e-8 if hvp == "finite_difference" else 1e-10
-    for parts in (1, 2, 8):
-        split = direction(FAMILY[name](problem.loss_fn, hvp=hvp, num_microbatches=parts), problem)
-        assert_close(split, whole, rtol=tolerance)
+    split = direction(FAMILY[name](problem.loss_fn, hvp=hvp, num_microbatches=2), problem)
+    assert_close(split, whole, rtol=1e-8 if hvp == "finite_difference" else 1e-10)
 
 
 def test_microbatches_of_value_and_grad(x64):
@@ -139,7 +157,7 @@ def run(tx, problem, steps=6):
     return params, state
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@parametrize()
 def test_a_constant_schedule_is_the_constant(name, x64):
     problem = mlp()
     method = FAMILY[name]
@@ -165,7 +183,7 @@ def test_a_schedule_follows_the_own_step_count(x64):
     chex.assert_trees_all_equal(updates, grads)
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@parametrize()
 def test_interval(name, x64):
     """Acts on steps 0, 3, 6, ... and passes the updates on unchanged between; diagnostics stay."""
     problem = mlp()
@@ -241,7 +259,7 @@ def test_mask_leaves_out_of_ascent_and_norms(x64):
     assert_close(masked[1], unravel(dense), rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@parametrize()
 def test_masking_everything_out_leaves_the_gradient(name, x64):
     problem = mlp()
     tx = FAMILY[name](problem.loss_fn, perturb_mask=jax.tree.map(lambda _: False, problem.params))

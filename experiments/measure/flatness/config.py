@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from experiments.common.errors import require, require_at_least, require_distinct
+from experiments.common.errors import require, require_at_least, require_distinct, require_seed
 from experiments.common.identity import to_json
 
 
@@ -22,7 +22,7 @@ class MeasureConfig:
 
     def __post_init__(self):
         require_distinct("checkpoint", tuple(map(str, self.checkpoint)))
-        require_at_least(self, 0, "seed")
+        require_seed("seed", self.seed)
 
     def identity(self) -> dict[str, Any]:
         """Whatever decides the numbers of one checkpoint, as JSON holds it."""

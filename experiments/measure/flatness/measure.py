@@ -13,7 +13,7 @@ import rich.progress
 
 from experiments.common.errors import UserError, require
 from experiments.common.provenance import provenance
-from experiments.common.store import plain, read_json, refuse_other, write_json
+from experiments.common.store import plain, read_object, refuse_other, write_json
 from experiments.measure.flatness.config import FlatnessConfig, LandscapeConfig, MeasureConfig
 from experiments.measure.flatness.filters import filter_axes
 from experiments.measure.flatness.restore import Run
@@ -150,8 +150,8 @@ def _open(path: Path, run: Run, settings: MeasureConfig) -> Result:
     result = {"checkpoint": run.identity(), "settings": settings.identity(), "made_with": provenance()}
     if not path.exists():
         return result | {"measured": {}}
-    there = read_json(path)
-    require(isinstance(there, dict) and "measured" in there, f"{path} is not a file of measurements: delete it")
+    there = read_object(path)
+    require(isinstance(there.get("measured"), dict), f"{path} is not a file of measurements: delete it")
     refuse_other(path, {name: there[name] for name in there if name != "measured"}, result, "--output")
     return result | {"measured": there["measured"]}
 

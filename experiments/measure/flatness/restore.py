@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from experiments.common.errors import UserError, require
-from experiments.common.store import read_json
+from experiments.common.store import read_object
 from experiments.data import Batch, Part
 from experiments.train.checkpoint import FOLDER, Scores, read_checkpoints
 from experiments.train.config import DevicesConfig, TrainConfig
@@ -105,6 +105,6 @@ def _locate(place: Path) -> tuple[Path, int]:
 
 def _config(workdir: Path, place: Path) -> TrainConfig:
     try:
-        return TrainConfig.of(workdir, read_json(workdir / "config.json")["config"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{place} is not a run of this version's `train` (config.json: {error!r})") from error
+        return TrainConfig.of(workdir, read_object(workdir / "config.json").get("config"))
+    except UserError as error:
+        raise UserError(f"{place} is not a run of this version's `train` (config.json: {error})") from error

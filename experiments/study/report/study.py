@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from experiments.common.errors import require
-from experiments.common.store import Record, read_json, read_records
+from experiments.common.errors import UserError, require
+from experiments.common.store import Record, read_object, read_records
 from experiments.optim.recipes import label
 from experiments.study.config import CompareConfig
 from experiments.study.plan import key, plan
@@ -100,13 +100,18 @@ def read_study(folder: Path) -> Study:
     Raises:
       UserError: if it is none, or not finished.
     """
-    identity = read_json(folder / "config.json")
-    require("grid" in identity.get("config", {}), f"{folder} holds no study")
-    config, records = CompareConfig.of(folder, identity["config"]), read_records(folder / "results.jsonl")
+    require(folder.is_dir(), f"there is no folder {folder}: give the folders of finished studies")
+    identity = read_object(folder / "config.json")
+    found = identity.get("config")
+    require(isinstance(found, dict) and "grid" in found, f"{folder} holds no study")
+    config, records = CompareConfig.of(folder, found), read_records(folder / "results.jsonl")
     there = {key(record) for record in records}
     missing = [task for task in plan(config) if key(task) not in there]
     require(not missing, f"{folder} is not finished: {len(missing)} runs are missing, the first is {missing[:1]}")
-    return study_of(config, records, identity["made_with"])
+    try:
+        return study_of(config, records, identity["made_with"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder} holds other records than those of a study ({error!r})") from error
 
 
 def tasks(studies: Sequence[Study]) -> list[Task]:

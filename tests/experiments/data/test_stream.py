@@ -76,15 +76,20 @@ def test_worker_processes_change_nothing(folder):
             np.testing.assert_array_equal(a, b)
 
 
-def test_worker_processes_end_with_the_process_that_is_killed(folder, tmp_path):
+def test_a_process_reads_without_tensorflow_and_its_workers_end_when_it_is_killed(folder, tmp_path):
     program = f"""
-import multiprocessing, signal
+import dataclasses, multiprocessing, signal, sys
 from pathlib import Path
-from experiments.config import DataConfig
 from experiments.data import open_data
+from experiments.data.config import DataConfig
 if __name__ == "__main__":
-    config = DataConfig(name="imagenet", folder=Path({str(folder)!r}), image_size=16, workers=1)
-    batches = open_data(config, seed=0, batch_size=4, process_index=0, process_count=1).train(0)
+    for name in ("tensorflow", "tensorflow_datasets", "grain"):
+        assert name not in sys.modules, name
+    config = DataConfig(name="imagenet", folder=Path({str(folder)!r}), image_size=16)
+    here = {{"seed": 0, "batch_size": 4, "process_index": 0, "process_count": 1}}
+    next(open_data(config, **here).train(0))
+    assert "grain" in sys.modules and "tensorflow" not in sys.modules
+    batches = open_data(dataclasses.replace(config, workers=1), **here).train(0)
     next(batches)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     signal.pause()
@@ -160,18 +165,3 @@ def test_resizing_keeps_every_image_whole():
     assert larger.shape == (2, 64, 64, 3)
     np.testing.assert_allclose(larger[:, ::2, ::2], images, atol=6)
     assert resize_all(images, 32) is images
-
-
-def test_training_data_are_read_without_tensorflow(folder):
-    program = f"""
-import sys
-from pathlib import Path
-from experiments.config import DataConfig
-from experiments.data import open_data
-for name in ("tensorflow", "tensorflow_datasets", "grain"):
-    assert name not in sys.modules, name
-config = DataConfig(name="imagenet", folder=Path({str(folder)!r}), image_size=16)
-next(open_data(config, seed=0, batch_size=4, process_index=0, process_count=1).train(0))
-assert "grain" in sys.modules and "tensorflow" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"})

@@ -1,6 +1,5 @@
 """What the report on a TPU slice rests on, with the CPU's compiler in the place of the TPU's."""
 
-import dataclasses
 import json
 
 import jax
@@ -25,8 +24,8 @@ from experiments.train.programs import Programs
 CHIP = chips.Chip(flops=1e12, memory_bytes=1e9, memory_bandwidth=1e11, network_bandwidth=1e10)
 
 
-def config(**changes):
-    return AotConfig(config="digits", model=ModelConfig(name="mlp", hidden=(64, 64)), batch_size=16, **changes)
+def config(hidden=(64, 64), **changes):
+    return AotConfig(config="digits", model=ModelConfig(name="mlp", hidden=hidden), batch_size=16, **changes)
 
 
 def of_program(fn, *args):
@@ -92,25 +91,37 @@ def test_sizes_of_groups():
     assert group_size("replica_groups={}, to_apply=%add", 8) == 8
 
 
+VARIANTS = [
+    ("plain", "global", 1),
+    ("sam", "global", 1),
+    ("sam", "per_replica", 1),
+    ("gam", "global", 1),
+    ("gam", "per_replica", 1),
+    ("plain", "global", 8),
+    ("sam", "global", 8),
+    ("gam", "global", 8),
+]
+
+
+def test_every_variant_that_makes_sense():
+    assert [tuple(variant) for variant in aot.variants(config(fsdp=(1, 8)))] == VARIANTS
+
+
+def measure(variant):
+    return aot.measure(config(), load_train, variant, jax.devices(), CHIP)
+
+
 @pytest.fixture(scope="module")
 def measured():
-    settings = config(fsdp=(1, 8))
-    return {
-        variant: aot.measure(settings, load_train, variant, jax.devices(), CHIP) for variant in aot.variants(settings)
-    }
+    return {variant: measure(variant) for variant in map(aot.Variant._make, VARIANTS[:6])}
 
 
-def test_every_variant_that_makes_sense(measured):
-    assert [tuple(variant) for variant in measured] == [
-        ("plain", "global", 1),
-        ("sam", "global", 1),
-        ("sam", "per_replica", 1),
-        ("gam", "global", 1),
-        ("gam", "per_replica", 1),
-        ("plain", "global", 8),
-        ("sam", "global", 8),
-        ("gam", "global", 8),
-    ]
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS[6:])
+def test_the_other_variants_with_divided_parameters(measured, variant):
+    copied, divided = measured[aot.Variant(variant[0], "global", 1)], measure(aot.Variant(*variant))
+    assert divided["memory"]["kept"] < 0.5 * copied["memory"]["kept"]
+    assert divided["flops"] < 1.5 * copied["flops"] and "all-gather" in divided["collectives"]
 
 
 def test_each_method_needs_what_it_should(measured):
@@ -143,7 +154,7 @@ def test_predicted_times_follow_from_the_rates(measured):
 
 def test_the_step_of_replicas_is_a_training_step():
     """On the same examples everywhere, each replica's perturbation is the global one."""
-    train = dataclasses.replace(aot.train_config(config(), load_train, "gam"), data=set_up_data())
+    train = aot.train_config(config(hidden=(16,)), load_train, "gam")
     setup, mesh = set_up_without_data(train), make_mesh(DevicesConfig(), 16)
     batch = jax.tree.map(
         lambda rows: np.tile(rows[:2], (8, *[1] * (rows.ndim - 1))), random_batch(setup.pipeline.data_set, 16)
@@ -157,10 +168,6 @@ def test_the_step_of_replicas_is_a_training_step():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), together.params, apart.params)
     assert apart.sums.examples == together.sums.examples == 16
     np.testing.assert_allclose(apart.sums.loss, together.sums.loss, rtol=1e-5)
-
-
-def set_up_data():
-    return dataclasses.replace(aot.train_config(config(), load_train, "plain").data, augment="none")
 
 
 def test_what_does_not_fit_is_said_in_numbers(monkeypatch, tmp_path, capsys):

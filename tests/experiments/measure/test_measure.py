@@ -23,7 +23,7 @@ from tests.experiments.train.runs import ROOT, refused, state, use_convnet
 
 TRAIN = [
     *("train", "--config", "digits", "--model.hidden", "8", "--batch-size", "40", "--epochs", "8"),
-    *("--data.train-size", "40", "--seed", "3"),
+    *("--data.train-size", "40", "--seed", "3", "--eval-epochs", "8"),
 ]
 FEW = [
     *("--rho", "0.1", "0.5", "--ascent-steps", "5", "--restarts", "1", "--k", "3", "--trace-probes", "4"),
@@ -110,7 +110,7 @@ def test_the_loss_is_that_of_evaluation_with_the_batch_statistics_of_the_checkpo
     use_convnet(monkeypatch)
     network = ("--model.name", "resnet20", "--label-smoothing", "0.2", "--data.augment", "basic")
     command = [*TRAIN, "--method", "plain", *network, "--batch-size", "16", "--workdir", str(tmp_path)]
-    assert main(command) == 0
+    assert main([*command, "--epochs", "2"]) == 0
     run, (last, scores) = restore(tmp_path), state(tmp_path)
     assert [len(batch.label) for batch in run.batches] == [16, 16, 8]
     batch = jax.tree.map(lambda *rows: np.concatenate(rows), *run.batches)
@@ -155,37 +155,61 @@ def test_a_file_says_what_was_measured_and_how(trained, measured):
 
 DIE = """
 import os, signal, sys
-from pathlib import Path
-from experiments import main, store
-write, left = Path.write_text, int(sys.argv[1])
-
-def interrupted(path, text, **options):
-    global left
-    left -= ".json" in path.name
-    write(path, text if left else text[: len(text) // 2], **options)
-    if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-Path.write_text = interrupted
+from experiments import main
+from tests.experiments.measure.test_measure import cut_short
+cut_short(int(sys.argv[1]), lambda: os.kill(os.getpid(), signal.SIGKILL))
 sys.exit(main.main(sys.argv[2:]))
 """
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def cut_short(files, end, set_attribute=setattr):
+    """Ends the process in the middle of the so many-th JSON file that it writes."""
+    write, left = Path.write_text, [files]
+
+    def written(path, text, **options):
+        left[0] -= ".json" in path.name
+        write(path, text if left[0] else text[: len(text) // 2], **options)
+        if not left[0]:
+            end()
+
+    set_attribute(Path, "write_text", written)
 
 
 def counted(function, calls):
     return lambda *args, **options: calls.append(args) or function(*args, **options)
 
 
-def test_a_killed_measurement_ends_in_the_same_file(trained, measured, tmp_path, monkeypatch):
+def assert_goes_on(measured, workdir, command):
+    """A measurement that ended behind its second slice measures the others, and ends in the same file."""
+    name, slices = "plain-8-landscape.json", []
+    assert list(read(workdir, "plain-8-landscape")["measured"]) == ["line 0", "line 1"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("experiments.measure.flatness.restore.restore", restored)
+        patched.setattr("gam_jax.flatness.loss_slice", counted(flatness.loss_slice, slices))
+        assert main(command) == 0
+    assert len(slices) == 2
+    assert (workdir / name).read_bytes() == (measured / name).read_bytes()
+
+
+def test_an_interrupted_measurement_ends_in_the_same_file(trained, measured, tmp_path):
+    command = ["landscape", "--checkpoint", trained[0], "--output", str(tmp_path), *POINTS]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("experiments.measure.flatness.restore.restore", restored)
+        cut_short(3, interrupt, patched.setattr)
+        assert main(command) == 130
+    assert_goes_on(measured, tmp_path, command)
+
+
+@pytest.mark.slow
+def test_a_killed_measurement_ends_in_the_same_file(trained, measured, tmp_path):
     command = ["landscape", "--checkpoint", trained[0], "--output", str(tmp_path), *POINTS]
     died = subprocess.run([sys.executable, "-c", DIE, "3", *command], cwd=ROOT, capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL and "Traceback" not in died.stderr
-    assert list(read(tmp_path, "plain-8-landscape")["measured"]) == ["line 0", "line 1"]
-    slices = []
-    monkeypatch.setattr("gam_jax.flatness.loss_slice", counted(flatness.loss_slice, slices))
-    assert main(command) == 0
-    assert len(slices) == 2
-    name = "plain-8-landscape.json"
-    assert (tmp_path / name).read_bytes() == (measured / name).read_bytes()
+    assert_goes_on(measured, tmp_path, command)
 
 
 def test_a_finished_measurement_only_draws(trained, measured, tmp_path, monkeypatch, capfd):

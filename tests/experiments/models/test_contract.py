@@ -23,7 +23,14 @@ ARCHITECTURES = {
     "vit": functools.partial(vit.model, vit.Architecture(patch=4, embedding=8, heads=2, depth=3)),
 }
 ALL = pytest.mark.parametrize("name", ARCHITECTURES)
-WITH_BATCH_NORM = pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "vit"])
+
+
+def quick(*names, but=()):
+    """Only these are compiled in the quick tests; the others share most of their code."""
+    marks = {name: () if name in names else pytest.mark.slow for name in ARCHITECTURES if name not in but}
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=mark) for name, mark in marks.items()])
+
+
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles faster
 
 
@@ -36,6 +43,12 @@ def make(name, **options):
 def initialise(name):
     """``key -> params, model_state``, compiled; whatever the options."""
     return compiled(make(name).init)
+
+
+def zeros(name):
+    """Parameters and state for what looks at programs alone."""
+    shapes = jax.eval_shape(make(name).init, jax.random.key(0))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 @functools.cache
@@ -92,7 +105,7 @@ def products(jaxpr):
 @ALL
 def test_bfloat16_computes_all_but_softmax_and_logits(name):
     apply = functools.partial(make(name, dtype="bfloat16").apply, train=True)
-    *types, logits = products(jax.make_jaxpr(apply)(*initialise(name)(jax.random.key(0)), IMAGES).jaxpr)
+    *types, logits = products(jax.make_jaxpr(apply)(*zeros(name), IMAGES).jaxpr)
     attention = ["float32"] if name == "vit" else []  # scores
     assert logits == "float32" and sorted(types) == sorted(["bfloat16"] * (len(types) - len(attention)) + attention)
 
@@ -105,7 +118,7 @@ def test_bfloat16_computes_nearly_the_same(name):
     assert 0 < np.abs(approximate - logits).max() < 0.1 * np.abs(logits).max()
 
 
-@WITH_BATCH_NORM
+@quick("resnet20", but=("vit",))
 def test_state_moves_in_training_alone(name):
     params, state = initialise(name)(jax.random.key(0))
     _, moved, _ = trained(name)
@@ -122,17 +135,21 @@ def test_a_network_without_statistics_has_no_state():
     assert initialise("vit")(jax.random.key(0))[1] == trained("vit")[1] == {}
 
 
-@ALL
-def test_remat_changes_what_is_kept_and_no_number(name):
+@quick("resnet20", "vit")
+def test_remat_changes_no_number(name):
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), trained(name), trained(name, remat=True)
     )
-    params, state = initialise(name)(jax.random.key(0))
+
+
+@ALL
+def test_remat_changes_what_is_kept(name):
+    params, state = zeros(name)
     programs = [jax.make_jaxpr(loss_of(make(name, remat=remat), state))(params) for remat in (False, True)]
     assert ["remat" in str(program) for program in programs] == [False, True]
 
 
-@ALL
+@quick("resnext", "vit")
 def test_hessian_vector_product_is_the_derivative_of_the_gradient(name, monkeypatch):
     monkeypatch.setattr(jax.nn, "relu", jax.nn.softplus)  # finite differences would meet the kinks
     params, state = initialise(name)(jax.random.key(0))

@@ -56,7 +56,7 @@ def test_published_number_of_multiply_adds():
     assert flops / 2 == pytest.approx(0.39e9, rel=0.05)  # Tan and Le, Table 2; XLA counts some elementwise work
 
 
-@pytest.mark.parametrize("shape", [(224, 224, 3), (32, 32, 3), (28, 28, 1), (61, 40, 3)])
+@pytest.mark.parametrize("shape", [(28, 28, 1), (61, 40, 3)])
 def test_any_image_size(shape):
     model = efficientnet_b0(config(dtype="bfloat16"), shape, 7)
     variables = jax.eval_shape(model.init, KEY)
@@ -75,6 +75,7 @@ def test_stride_2_starts_at_the_first_pixel_of_an_even_side():
     assert conv(x[:, :5, :5])[0, 0, 0, 0] == x[0, :2, :2].sum()
 
 
+@pytest.mark.slow
 def test_hessian_vector_products_with_recomputed_activations_are_symmetric():
     model, params, state = shallow(dropout=0.2, drop_path=0.5, remat=True)
 

@@ -14,19 +14,20 @@ from experiments.models.registry import NAMES, build
 # Name, image size, classes, parameters, and multiply-adds of one image in billions, with the published precision:
 # torchvision's tables (resnet*, vit_b32; 224 pixels), imgclsmob (wrn28_10, pyramidnet110), pytorch-cifar (resnet18,
 # resnet101 at 32 pixels), pytorch-classification (ResNeXt-29, 8x64d: 34.43 M), TorchSSL (wrn28_2), timm (vit_s32).
+SLOW = pytest.mark.slow  # deep, and like another row
 PUBLISHED = [
     ("resnet18", 32, 10, 11_173_962, 0.556),
     ("resnet18", 32, 100, 11_220_132, None),
     ("resnet18", 224, 1000, 11_689_512, 1.81),
     ("resnet20", 32, 10, 269_722, 0.041),
     ("resnet50", 224, 1000, 25_557_032, 4.09),
-    ("resnet101", 32, 10, 42_512_970, 2.51),
+    pytest.param("resnet101", 32, 10, 42_512_970, 2.51, marks=SLOW),
     ("resnet101", 224, 1000, 44_549_160, 7.80),
     ("wrn28_2", 32, 10, 1_467_610, None),
     ("wrn28_10", 32, 10, 36_479_194, 5.25),
-    ("wrn28_10", 32, 100, 36_536_884, None),
+    pytest.param("wrn28_10", 32, 100, 36_536_884, None, marks=SLOW),
     ("pyramidnet110", 32, 10, 28_485_477, 4.73),
-    ("pyramidnet110", 32, 100, 28_511_307, None),
+    pytest.param("pyramidnet110", 32, 100, 28_511_307, None, marks=SLOW),
     ("resnext", 32, 10, 34_426_698, 5.4),
     ("vit_s32", 224, 1000, 22_878_952, 1.15),
     ("vit_b32", 224, 1000, 88_224_232, 4.41),
@@ -66,7 +67,7 @@ def multiply_adds(jaxpr):
 
 
 def test_every_network_is_listed():
-    assert set(NAMES) == set(get_args(ModelName)) == {row[0] for row in PUBLISHED} | TRANSFER
+    assert set(NAMES) == set(get_args(ModelName)) == {getattr(row, "values", row)[0] for row in PUBLISHED} | TRANSFER
 
 
 @pytest.mark.parametrize(("name", "size", "classes", "parameters", "billions"), PUBLISHED)

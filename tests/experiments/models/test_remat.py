@@ -28,10 +28,15 @@ def make(network, **options):
     return resnet.model(resnet.Architecture((2, 1), 8, 8, 8), ModelConfig(name="resnet18", **options), SHAPE, 10)
 
 
+@functools.cache
+def variables(network):
+    """Parameters and state, whatever the options."""
+    return jax.jit(make(network).init)(jax.random.key(0))
+
+
 def problem(network, **options):
     """Loss, parameters, and the loss's other arguments."""
-    model = make(network, **options)
-    params, model_state = model.init(jax.random.key(0))
+    model, (params, model_state) = make(network, **options), variables(network)
     images = jax.random.normal(jax.random.key(1), (SIZE, *SHAPE))
     batch = Batch(images, jnp.arange(SIZE) % 10, jnp.arange(SIZE), jnp.ones(SIZE))
     arguments = {"batch": batch, "model_state": model_state, "key": jax.random.key(0)}
@@ -82,7 +87,8 @@ def test_remat_with_every_product(network, hvp):
 def test_unrolled_layers_are_the_scanned_ones():
     _, params, arguments = problem("vit")
     images = arguments["batch"].image
-    logits = [make("vit", unroll=u).apply(params, {}, images, train=False)[0] for u in (False, True)]
+    apply = lambda unroll: functools.partial(make("vit", unroll=unroll).apply, train=False)  # noqa: E731
+    logits = [jax.jit(apply(unroll))(params, {}, images)[0] for unroll in (False, True)]
     np.testing.assert_allclose(*logits, rtol=1e-5, atol=1e-6)
 
 

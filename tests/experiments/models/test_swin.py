@@ -37,9 +37,8 @@ def shallow(**fields):
         return with_variables(swin_t(config(width=0.125, **fields), IMAGES.shape[1:], 5))
 
 
-@pytest.mark.parametrize("classes, parameters", [(1000, 28_288_354), (10, 27_527_044)])
-@pytest.mark.parametrize("size", [224, 32])
-def test_published_number_of_parameters(classes, parameters, size):
+@pytest.mark.parametrize("size, classes, parameters", [(224, 1000, 28_288_354), (32, 10, 27_527_044)])
+def test_published_number_of_parameters(size, classes, parameters):
     params, state = jax.eval_shape(swin_t(config(), (size, size, 3), classes).init, KEY)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
     assert state == {}
@@ -54,7 +53,7 @@ def test_published_number_of_multiply_adds():
     assert flops / 2 == pytest.approx(4.5e9, rel=0.05)  # Liu et al., Table 1; XLA counts some elementwise work
 
 
-@pytest.mark.parametrize("shape", [(224, 224, 3), (32, 32, 3), (28, 28, 1), (61, 120, 3)])
+@pytest.mark.parametrize("shape", [(28, 28, 1), (61, 120, 3)])
 def test_any_image_size(shape):
     model = swin_t(config(dtype="bfloat16"), shape, 7)
     variables = jax.eval_shape(model.init, KEY)

@@ -89,6 +89,13 @@ def test_the_program_does_not_grow_with_depth():
     assert size(3) == size(9)
 
 
+@functools.cache
+def evaluated():
+    """The logits without any option."""
+    model, params = make()
+    return compiled(functools.partial(model.apply, train=False))(params, {}, IMAGES)[0]
+
+
 @pytest.mark.parametrize("option", ["dropout", "drop_path"])
 def test_what_is_dropped_is_a_function_of_the_key(option):
     model, params = make(**{option: 0.5})
@@ -98,14 +105,15 @@ def test_what_is_dropped_is_a_function_of_the_key(option):
     np.testing.assert_array_equal(logits(0, True), logits(0, True))
     assert jnp.any(logits(0, True) != logits(1, True))
     np.testing.assert_array_equal(logits(0, False), logits(1, False))
-    np.testing.assert_allclose(logits(0, False), make()[0].apply(params, {}, IMAGES, train=False)[0], rtol=1e-5)
+    np.testing.assert_allclose(logits(0, False), evaluated(), rtol=1e-5)
     with pytest.raises(ValueError, match="needs a key to train"):
         model.apply(params, {}, IMAGES, train=True)
 
 
 def test_a_dropped_path_leaves_an_example_as_it_was():
     x = jax.random.normal(jax.random.key(1), (200, 5, 8))
-    y = block()(x, 0.5, jax.random.split(jax.random.key(2)))
+    net = block()
+    y = compiled(lambda x: net(x, 0.5, jax.random.split(jax.random.key(2))))(x)
     untouched = jnp.all(y == x, axis=(1, 2))
     assert float(untouched.mean()) == pytest.approx(0.25, abs=0.1)  # both branches dropped
 

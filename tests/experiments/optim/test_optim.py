@@ -15,6 +15,7 @@ from experiments.optim.chain import build
 from experiments.optim.config import OptimConfig
 from experiments.optim.methods import METHODS
 from experiments.study.search import best_trial, grid_size, trials
+from tests.gam_jax.family import FAMILY
 
 NUMBERS = {
     "learning_rate": 0.3,
@@ -38,55 +39,65 @@ def loss_fn(params, batch):
     return jnp.sum(jnp.sin(params * batch)) + jnp.sum(params**4) / 4
 
 
-LINKS = {
-    "accelerated_gam": lambda: gam_jax.accelerated_gam(loss_fn, 0.5, 0.4, alpha=0.7, beta=0.6, gamma=0.35),
-    "asam": lambda: gam_jax.sam(loss_fn, 0.4, adaptive=True),
-    "gsam": lambda: gam_jax.sam(loss_fn, 0.4, gamma=0.35),
-    "gradient_norm_penalty": lambda: gam_jax.gradient_norm_penalty(loss_fn, 0.15),
-    "c_flat": lambda: gam_jax.c_flat(loss_fn, 0.5, 0.15),
-    "fad": lambda: gam_jax.fad(loss_fn, rho=0.5, alpha=0.7, beta=0.6),
-}
+def link(method):
+    """The method of the family with the trainer's numbers, where the trainer has one."""
+    row, own = FAMILY[method], METHODS[method].own
+    names = {"rho": "gam_rho" if "gam_rho" in own else "sam_rho", "rho_prime": "sam_rho", "alpha": "gam_alpha"}
+    given = {name: NUMBERS[ours] for name in row.coefficients if (ours := names.get(name, name)) in own}
+    assert len(given) == len(own)
+    return row.factory(loss_fn, **given, **row.options)
 
 
-def oracle(method, params, batch):
-    """The gradient that SGD gets: where it can, put together by hand from one-point quantities."""
+def oracle(method, params, batch, state=None):
+    """The gradient that SGD gets: where it can, put together by hand from one-point quantities; and a link's state."""
     grad = update = jax.grad(loss_fn)(params, batch)
-    if method in LINKS:
-        link = LINKS[method]()
-        update, _ = link.update(grad, link.init(params), params, batch=batch)
+    if method not in COMPARED:
+        tx = link(method)
+        update, state = tx.update(grad, tx.init(params) if state is None else state, params, batch=batch)
     if method in ("sam", "sam+gam"):
         update = jax.grad(loss_fn)(params + 0.4 * grad / jnp.linalg.norm(grad), batch)
     if method in ("gam", "sam+gam"):
         full = gam_jax.gam_value_and_grad(loss_fn, 0.5, 0.7)(params, batch)[1]
         update = update + (full - grad)  # the flatness term belongs to the clean point, also behind SAM
-    return update + 0.2 * params
+    return update + 0.2 * params, state
 
 
 def iterates(tx, steps):
     """The parameters after each step, on batches that change."""
-    params = jnp.array([0.5, -1.0, 2.0])
-    state, seen = tx.init(params), []
-    for step in range(steps):
-        batch = jnp.array([1.0, 2.0, 3.0]) + step
-        updates, state = tx.update(jax.grad(loss_fn)(params, batch), state, params, batch=batch)
-        params = optax.apply_updates(params, updates)
-        seen.append(params)
-    return np.stack(seen)
+
+    @jax.jit
+    def run(params):
+        def take(carry, step):
+            params, state = carry
+            batch = jnp.array([1.0, 2.0, 3.0]) + step
+            updates, state = tx.update(jax.grad(loss_fn)(params, batch), state, params, batch=batch)
+            params = optax.apply_updates(params, updates)
+            return (params, state), params
+
+        return jax.lax.scan(take, (params, tx.init(params)), jnp.arange(steps))[1]
+
+    return np.asarray(run(jnp.array([0.5, -1.0, 2.0])))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_chain_is_the_method_then_decay_then_momentum_and_cosine(x64, method):
     found = iterates(build(config_of(method), loss_fn, steps=4).tx, 4)
-    expected, velocity = jnp.array([0.5, -1.0, 2.0]), jnp.zeros(3)
+    expected, velocity, state = jnp.array([0.5, -1.0, 2.0]), jnp.zeros(3), None
     for step in range(4):
-        velocity = 0.9 * velocity + oracle(method, expected, jnp.array([1.0, 2.0, 3.0]) + step)
+        gradient, state = oracle(method, expected, jnp.array([1.0, 2.0, 3.0]) + step, state)
+        velocity = 0.9 * velocity + gradient
         expected = expected - 0.3 * 0.5 * (1 + np.cos(np.pi * step / 4)) * velocity
         np.testing.assert_allclose(found[step], expected, rtol=1e-10)
 
 
 def test_methods_differ():
-    params, batch = jnp.array([0.5, -1.0, 2.0]), jnp.ones(3)
-    assert len({tuple(oracle(method, params, batch).tolist()) for method in METHODS}) == len(METHODS)
+    """At the second step, when there is something to remember."""
+    params, seen = jnp.array([0.5, -1.0, 2.0]), set()
+    for method in METHODS:
+        _, state = oracle(method, params, jnp.ones(3))
+        gradient, _ = oracle(method, params, jnp.array([1.0, 2.0, 3.0]), state)
+        seen.add(tuple(gradient.tolist()))
+    assert len(seen) == len(METHODS)
 
 
 def test_adamw_decays_matrices_only(x64):
@@ -156,11 +167,11 @@ def test_a_share_of_the_batch_is_what_the_flatness_term_sees(x64):
         return jnp.mean(jax.vmap(loss_fn, (None, 0))(params, batch["x"]))
 
     params, batch = jnp.array([0.5, -1.0, 2.0]), {"x": jnp.arange(12.0).reshape(4, 3)}
-    gradient = jax.grad(mean_loss)(params, batch)
     tx = build(config_of("gam", curvature_share=2, weight_decay=0.0, learning_rate=1.0), mean_loss, 1).tx
-    found, _ = tx.update(gradient, tx.init(params), params, batch=batch)
-    rows = {"x": batch["x"][::2]}
-    term = gam_jax.gam_value_and_grad(mean_loss, 0.5, 0.7)(params, rows)[1] - jax.grad(mean_loss)(params, rows)
+    plain, full = jax.jit(jax.grad(mean_loss)), jax.jit(gam_jax.gam_value_and_grad(mean_loss, 0.5, 0.7))
+    gradient, rows = plain(params, batch), {"x": batch["x"][::2]}
+    found, _ = jax.jit(tx.update)(gradient, tx.init(params), params, batch=batch)
+    term = full(params, rows)[1] - plain(params, rows)
     np.testing.assert_allclose(found, -(gradient + term), rtol=1e-9)
 
 

@@ -22,7 +22,7 @@ from experiments.main import main
 from experiments.optim.config import OptimConfig
 from experiments.optim.methods import METHODS
 from experiments.study import compare, pool, search
-from experiments.study.job import Wanted, make_job
+from experiments.study.job import Runner, Wanted, make_job
 from experiments.study.plan import key
 from experiments.study.pool import cores, open_pool
 from experiments.study.report.statistics import Estimate, difference, summarize
@@ -68,11 +68,50 @@ def finished(tmp_path_factory):
     return workdir, "\n".join(printed)
 
 
+STAND_IN = """
+import json, sys, types, zlib
+
+class Runner:
+    def do(self, job):
+        if job["kind"] == "cost":
+            return {"flops_per_step": 1.0}
+        one = zlib.crc32(json.dumps(job, sort_keys=True).encode()) / 2**32
+        parts = ("validation",) if job["kind"] == "tune" else ("test", "train")
+        scores = {f"{part}_{name}": one for part in parts for name in ("loss", "accuracy")}
+        return {"diverged": False, **scores, "generalization_gap": 0.0, "seconds": 1.0}
+
+sys.modules["experiments.study.job"] = types.SimpleNamespace(Runner=Runner)
+from experiments.study import worker
+worker.main()
+"""
+"""The program of a worker that draws its numbers from the run, with nothing slow to import."""
+
+
+def start_stand_in(core):
+    return subprocess.Popen(
+        [sys.executable, "-c", STAND_IN, str(core)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | environment(),
+        process_group=0,
+    )
+
+
+@pytest.fixture
+def stand_ins(monkeypatch):
+    """Workers that stand in; those that were started."""
+    started = []
+    monkeypatch.setattr(pool, "_start", lambda core: started.append(start_stand_in(core)) or started[-1])
+    return started
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """Two methods, by one worker."""
+    """Two methods, by one worker that stands in."""
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    assert main([*SMALLER, "--workers", "1", "--workdir", str(workdir)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "_start", start_stand_in)
+        assert main([*SMALLER, "--workers", "1", "--workdir", str(workdir)]) == 0
     return workdir
 
 
@@ -192,6 +231,7 @@ DIE = """
 import os, signal, sys
 from experiments import main
 from experiments.common import store
+from experiments.study import pool
 write, left = os.write, int(sys.argv[2])
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests themselves run in the background
 
@@ -207,8 +247,13 @@ def interrupted(descriptor, line):
     return write(descriptor, line)
 
 store.os.write = interrupted
-sys.exit(main.main(sys.argv[3:]))
+if sys.argv[3] == "stand-ins":
+    from tests.experiments.study.test_compare import start_stand_in
+    pool._start = start_stand_in
+sys.exit(main.main(sys.argv[4:]))
 """
+SIGKILL, SIGINT = (signal.SIGKILL, 7), (signal.SIGINT, 12)
+"""The first comes in the middle of a line of the tuning, the other one behind a line of the final runs."""
 
 
 def wait_for(condition):
@@ -227,43 +272,94 @@ def is_alive(process):
         return False
 
 
-@pytest.mark.parametrize("signal_name, line", [("SIGKILL", 7), ("SIGINT", 12)])
-def test_a_killed_comparison_leaves_no_worker_and_goes_on_to_the_same_numbers(
-    uninterrupted, tmp_path, signal_name, line
-):
-    """SIGKILL comes in the middle of a line of the tuning, SIGINT behind one of the final runs; with two workers."""
-    command = [*SMALLER, "--workdir", str(tmp_path), "--workers"]
+def killed(number, line, workers, command):
+    """The bytes of the whole lines that a comparison leaves that is killed, and no worker that lives."""
     died = subprocess.run(
-        [sys.executable, "-c", DIE, signal_name, str(line), *command, "2"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", DIE, number.name, str(line), workers, *command, "--workers", "2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
-    assert died.returncode == (-signal.SIGKILL if signal_name == "SIGKILL" else 130)
+    assert died.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     assert "Traceback" not in died.stderr
-    assert not (tmp_path / "results.csv").exists()
-    kept = (tmp_path / "results.jsonl").read_bytes().rpartition(b"\n")[0]
-    assert kept.count(b"\n") == line - (2 if signal_name == "SIGKILL" else 1)
+    workdir = Path(command[-1])
+    assert not (workdir / "results.csv").exists()
+    kept = (workdir / "results.jsonl").read_bytes().rpartition(b"\n")[0]
+    assert kept.count(b"\n") == line - (2 if number == signal.SIGKILL else 1)
     workers = died.stdout.split()
     assert len(workers) == 2
     wait_for(lambda: not any(map(is_alive, workers)))
-    if signal_name == "SIGINT":
-        return  # goes on as after the other one
-
-    assert main([*command, "1"]) == 0
-    assert (tmp_path / "results.jsonl").read_bytes().startswith(kept)
-    assert numbers(tmp_path) == numbers(uninterrupted)
-    assert (tmp_path / "results.csv").read_bytes() == (uninterrupted / "results.csv").read_bytes()
-    assert (tmp_path / "report.md").read_text().count("- Command, ") == 2
+    return kept
 
 
-def test_a_worker_ends_with_its_input_also_in_the_middle_of_a_run():
-    config = dataclasses.replace(load("digits"), epochs=10**6)
-    optim = OptimConfig(method="plain", learning_rate=0.1, weight_decay=0.0, momentum=0.9)
-    worker = pool._start(cores(1)[0])
-    assert worker.stdin is not None
-    worker.stdin.write(
-        json.dumps(make_job("tune", config.run("plain", optim, 0.0, 0), Wanted.of(config))).encode() + b"\n"
+def assert_goes_on(uninterrupted, workdir, kept, command):
+    """To the same numbers, with one worker."""
+    assert main([*command, "--workers", "1"]) == 0
+    assert (workdir / "results.jsonl").read_bytes().startswith(kept)
+    assert numbers(workdir) == numbers(uninterrupted)
+    assert (workdir / "results.csv").read_bytes() == (uninterrupted / "results.csv").read_bytes()
+    assert (workdir / "report.md").read_text().count("- Command, ") == 2
+
+
+def test_a_killed_comparison_leaves_no_worker_and_goes_on_to_the_same_numbers(uninterrupted, tmp_path, stand_ins):
+    command = [*SMALLER, "--workdir", str(tmp_path)]
+    assert_goes_on(uninterrupted, tmp_path, killed(*SIGKILL, "stand-ins", command), command)
+
+
+def test_an_interrupted_comparison_leaves_no_worker(tmp_path, monkeypatch, stand_ins, capsys):
+    write, lines = os.write, []
+
+    def interrupted(descriptor, line):
+        written = write(descriptor, line)
+        lines.append(line)
+        if len(lines) == 12:
+            raise KeyboardInterrupt
+        return written
+
+    monkeypatch.setattr("experiments.common.store.os.write", interrupted)
+    assert main([*SMALLER, "--workdir", str(tmp_path), "--workers", "2"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+    assert (tmp_path / "results.jsonl").read_bytes() == b"".join(lines) and not (tmp_path / "results.csv").exists()
+    assert len(stand_ins) == 2 and all(worker.poll() is not None for worker in stand_ins)
+
+
+@pytest.mark.slow
+def test_a_comparison_killed_twice_ends_in_the_same_numbers(tmp_path):
+    """With workers that train."""
+    whole, command = tmp_path / "whole", [*SMALLER, "--workdir", str(tmp_path / "killed")]
+    assert main([*SMALLER, "--workers", "1", "--workdir", str(whole)]) == 0
+    killed(*SIGINT, "workers", [*SMALLER, "--workdir", str(tmp_path / "interrupted")])
+    assert_goes_on(whole, tmp_path / "killed", killed(*SIGKILL, "workers", command), command)
+
+
+def processor_time(process):
+    """Of all its threads, in ticks."""
+    return sum(map(int, Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+
+def test_a_worker_finds_the_numbers_of_this_process_and_ends_with_its_input_also_in_the_middle_of_a_run():
+    config = dataclasses.replace(
+        load("digits"), epochs=2, batch_size=20, data=dataclasses.replace(load("digits").data, train_size=40)
     )
-    worker.stdin.flush()
-    time.sleep(5)
+    optim = OptimConfig(method="plain", learning_rate=0.1, weight_decay=0.0, momentum=0.9)
+
+    def job(epochs):
+        run = dataclasses.replace(config, epochs=epochs).run("plain", optim, 0.3, 0)
+        return make_job("tune", run, Wanted.of(config))
+
+    worker = pool._start(cores(1)[0])
+    assert worker.stdin is not None and worker.stdout is not None
+
+    def send(job):
+        worker.stdin.write(json.dumps(job).encode() + b"\n")
+        worker.stdin.flush()
+
+    send(job(epochs=2))
+    found, expected = json.loads(worker.stdout.readline())["record"], Runner().do(job(epochs=2))
+    assert found | {"seconds": 0} == expected | {"seconds": 0} and found["seconds"] > 0
+    idle = processor_time(worker)
+    send(job(epochs=10**6))
+    wait_for(lambda: processor_time(worker) > idle + 20)
     assert worker.poll() is None
     worker.stdin.close()
     assert worker.wait(timeout=30) == 0

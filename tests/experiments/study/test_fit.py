@@ -96,23 +96,24 @@ def test_it_is_the_run_of_train(monkeypatch, network, method, averaging):
         assert measured[name] == pytest.approx(value, **tolerance)
 
 
-GAM_SKIP = dataclasses.replace(PLAIN, method="gam", gam_rho=0.1, gam_alpha=0.5, interval=2)
-VIT = ModelConfig(name="vit", width=0.125, depth=3)
-
-
-@pytest.mark.parametrize("model, optim", [(CONFIG.model, GAM_SKIP), (VIT, PLAIN)], ids=["mlp", "vit"])
-def test_flops_are_those_of_train_with_loops_as_often_as_they_run(model, optim):
-    """An epoch of a study is a loop, and so are the layers of a ViT."""
-    config = dataclasses.replace(CONFIG, model=model, optim=optim)
+def one_device(config):
+    """The trainer's programs on one device, and what it says of its step."""
     programs = Programs(set_up(config), make_mesh(DevicesConfig(), config.batch_size, jax.devices()[:1]))
-    record = programs.compile()
-    found, flops = fit.Trainer(config).flops_per_step(config), record["flops_per_step"]
-    if model == VIT:
-        weights = sum(leaf.size for leaf in jax.tree.leaves(programs.abstract.params) if leaf.shape[0] == 3)
-        patches = config.batch_size * (2 * 2 + 1)
-        assert found == flops > 3 * 2 * patches * weights * 0.99
-    else:  # in the loop the interval is a branch, which cannot share the gradient outside
-        assert found == (flops + 2 * record["flops_per_step_between"]) / 2
+    return programs, programs.compile()
+
+
+def test_flops_are_those_of_train_and_of_pencil_and_paper(trainer, run):
+    """The epoch of a study is a loop. The gradient takes three products a layer, but none for the pixels."""
+    products = CONFIG.batch_size * (2 * 64 * 8 + 3 * 8 * 10)
+    assert trainer.flops_per_step(CONFIG) == one_device(CONFIG)[1]["flops_per_step"] == 2 * products
+
+
+def test_layers_in_a_loop_count_as_often_as_they_run():
+    config = dataclasses.replace(CONFIG, model=ModelConfig(name="vit", width=0.125, depth=3))
+    programs, record = one_device(config)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(programs.abstract.params) if leaf.shape[0] == 3)
+    patches = config.batch_size * (2 * 2 + 1)
+    assert record["flops_per_step"] > 0.99 * 3 * 2 * patches * weights
 
 
 def by_hand(state, images):
@@ -155,13 +156,17 @@ def test_a_final_run_records_scores_and_the_flatness_of_the_training_loss(traine
     np.testing.assert_allclose(found, [*test, *train], rtol=1e-5)
     assert recorded["generalization_gap"] == recorded["test_loss"] - recorded["train_loss"]
     images = jax.tree.map(lambda rows: rows[:50], whole(run.pipeline, "train"))
+    _, unravel = jax.flatten_util.ravel_pytree(run.end.params)
+    gradient_of, hessian_of = (
+        jax.jit(derive(lambda vector: trainer.loss_fn(unravel(vector), (images, {}))))
+        for derive in (jax.grad, jax.hessian)
+    )
     for stage, state in (("half", run.half), ("end", run.end)):
-        flat, unravel = jax.flatten_util.ravel_pytree(state.params)
-        loss_fn = jax.jit(lambda vector, unravel=unravel: trainer.loss_fn(unravel(vector), (images, {})))
-        eigenvalues = np.linalg.eigvalsh(jax.hessian(loss_fn)(flat))
+        flat, _ = jax.flatten_util.ravel_pytree(state.params)
+        eigenvalues = np.linalg.eigvalsh(hessian_of(flat))
         np.testing.assert_allclose(recorded[stage]["eigenvalues"], eigenvalues[:-3:-1], rtol=1e-3)
         assert abs(recorded[stage]["trace"] - eigenvalues.sum()) < 10 * recorded[stage]["trace_standard_error"]
-        gradient = np.linalg.norm(jax.grad(loss_fn)(flat))
+        gradient = np.linalg.norm(gradient_of(flat))
         assert 0 < recorded[stage]["R0"][0] and 0.1 * gradient <= recorded[stage]["R1"][0] * (1 + 1e-6)
     assert recorded["half"] != recorded["end"]
 

@@ -16,6 +16,7 @@ from experiments.common.errors import UserError
 from experiments.common.store import read_records
 from experiments.configs import load
 from experiments.main import main
+from experiments.optim.methods import METHODS
 from experiments.study import compare, pool, search
 from experiments.study.config import CompareConfig
 from experiments.study.plan import key
@@ -157,6 +158,22 @@ def test_shipped_studies_are_those_of_today():
         there = CompareConfig.of(folder, json.loads((folder / "config.json").read_text())["config"])
         here = dataclasses.replace(load(folder.name), workdir=folder, tuned_in=there.tuned_in)
         assert (there, there.identity()) == (here, here.identity())
+
+
+def test_shipped_trials_are_those_that_would_be_drawn_today():
+    """Whatever methods came later: each has its own seed, and studies name the methods that they compare."""
+    assert len({row.trial_seed for row in METHODS.values()}) == len(METHODS)
+    checked = set()
+    for folder in SHIPPED:
+        config = load(folder.name)
+        tuned = [run for run in read_records(folder / "results.jsonl") if run["kind"] == "tune"]
+        own = [name for name in config.methods if config.tuned_in is None and not search.from_base(config, name)]
+        drawn = {name: search.trials(config, name) for name in own}
+        for run in tuned:
+            if run["method"] in drawn:
+                assert drawn[run["method"]][run["trial"]].tuned() == run["hyperparameters"]
+        checked |= drawn.keys()
+    assert len(checked) > 20
 
 
 def reported_again(folder, tmp_path, monkeypatch):

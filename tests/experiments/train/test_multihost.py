@@ -101,6 +101,7 @@ def test_two_processes_of_two_devices_are_one_of_four(uninterrupted, folder, tmp
         np.testing.assert_allclose(a.get("loss", a.get("test_loss")), b.get("loss", b.get("test_loss")), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_when_one_of_two_processes_dies_nothing_is_lost(uninterrupted, folder, tmp_path):
     (survivor, _), (died, _) = two([RUN, GETS_A_SIGNAL.format(signal="SIGKILL")], folder, tmp_path / "run")
     assert died == -signal.SIGKILL and survivor != 0
@@ -124,6 +125,7 @@ def test_sigterm_to_one_of_two_stops_both_at_one_step(folder, tmp_path):
     assert f"stopped at step {step} of 4000" in said and step > 7
 
 
+@pytest.mark.slow
 def test_a_mistake_of_one_process_stops_both(folder, tmp_path):
     (tmp_path / "run").write_text("")  # only the first process writes here, and cannot
     for status, errors in two([RUN, RUN], folder, tmp_path / "run"):

@@ -344,7 +344,7 @@ def test_what_is_not_a_checkpoint_is_refused(copied, tmp_path):
 
 def test_handwritten_digits_are_learnt(tmp_path, capfd):
     command = ["train", "--config", "digits", "--method", "gam", "--data.noise", "0", "--data.validation", "0.1"]
-    command += ["--data.train-size", "None", "--batch-size", "48", "--epochs", "16", "--eval-epochs", "16"]
+    command += ["--data.train-size", "None", "--batch-size", "48", "--epochs", "8", "--eval-epochs", "8"]
     assert main([*command, "--model.hidden", "64", "--workdir", str(tmp_path)]) == 0
     out, err = capfd.readouterr()
     assert float(re.search(r"test_accuracy ([\d.]+)", out)[1]) > 0.95

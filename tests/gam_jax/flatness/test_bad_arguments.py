@@ -101,7 +101,7 @@ BAD = {
         ({"w": True}, TypeError, r"params\['w'\]=True"),
         ({"w": KEY}, TypeError, r"params\['w'\]=Array\(\(\), dtype=key"),
         ({"w": jnp.ones(2, int)}, TypeError, r"int32 at params\['w'\]"),
-        ({"w": 1j}, TypeError, r"complex64 at params\['w'\]"),
+        ({"w": 1j}, TypeError, r"1j at params\['w'\]"),
         ({}, ValueError, r"\{\}"),
         ({"w": jnp.ones(0)}, ValueError, r"shape=\(0,\)"),
     ],
