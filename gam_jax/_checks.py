@@ -66,7 +66,7 @@ def check_params(params: PyTree, updates: PyTree) -> None:
     for path, leaf in jax.tree.leaves_with_path(params):
         dtype = getattr(leaf, "dtype", None)
         if not (isinstance(leaf, float) if dtype is None else jnp.issubdtype(dtype, jnp.floating)):
-            got = repr(leaf) if dtype is None else f"dtype {dtype}"
+            got = repr(leaf) if dtype is None else f"dtype {jnp.result_type(leaf)}"
             raise TypeError(
                 f"parameters must be real floating-point arrays, got {got} at params{jax.tree_util.keystr(path)}: "
                 "close over what is not trained"
