@@ -1,6 +1,7 @@
 """Checks of what a caller gives: errors that print the offending value and what was expected."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,6 +43,14 @@ def check_count(name: str, value: Any, otherwise: str = "") -> None:
         raise ValueError(message)
 
 
+def check_names(name: str, value: Any) -> None:
+    """Raises unless the value is None, a name, or some names, alone or as the keys of a dict."""
+    if value is None or isinstance(value, str):
+        return
+    if not (isinstance(value, Mapping | Sequence) and value and all(isinstance(entry, str) for entry in value)):
+        raise TypeError(f"{name} must be a name, a tuple of names or a dict from names, got {name}={value!r}")
+
+
 def check_params(params: PyTree, updates: PyTree) -> None:
     """Raises unless the parameters are a pytree of real floating arrays, and the updates one of the same shapes."""
     if params is None:
@@ -55,10 +64,12 @@ def check_params(params: PyTree, updates: PyTree) -> None:
             "this transformation outside, and use its perturb_mask"
         )
     for path, leaf in jax.tree.leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        dtype = getattr(leaf, "dtype", None)
+        if not (isinstance(leaf, float) if dtype is None else jnp.issubdtype(dtype, jnp.floating)):
+            got = repr(leaf) if dtype is None else f"dtype {dtype}"
             raise TypeError(
-                f"parameters must be real floating-point arrays, got dtype {jnp.result_type(leaf)} at "
-                f"params{jax.tree_util.keystr(path)}: close over what is not trained"
+                f"parameters must be real floating-point arrays, got {got} at params{jax.tree_util.keystr(path)}: "
+                "close over what is not trained"
             )
     if jax.tree.structure(params) != jax.tree.structure(updates):
         raise ValueError(
@@ -85,14 +96,18 @@ def check_integer(name: str, value: Any, *, at_least: int = 1, at_most: int | No
         raise ValueError(f"{name} must be at most {at_most}{of}, got {name}={value}")
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Raises unless the value is a finite number > 0."""
-    if isinstance(value, str | bool) or np.ndim(value) or not 0 < float(value) < math.inf:
-        raise ValueError(f"{name} must be a finite number > 0, got {name}={value!r}")
+def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
+    """Raises unless the value is a finite number > 0, or 0 if that is allowed."""
+    try:
+        number = math.nan if isinstance(value, str | bool) or np.ndim(value) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (0 < number < math.inf or (or_zero and number == 0)):
+        raise ValueError(f"{name} must be a finite number {'>=' if or_zero else '>'} 0, got {name}={value!r}")
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Raises unless the value is a bool: the text "False", say, is true."""
+    """Raises unless the value is True or False."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {name}={value!r}")
 
@@ -122,3 +137,47 @@ def is_prefix(prefix: PyTree, tree: PyTree) -> bool:
     except (ValueError, TypeError):
         return False
     return True
+
+
+def check_function(name: str, value: Any, otherwise: str = "") -> None:
+    """Raises unless the value can be called; ``otherwise`` says what else its place takes."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function{otherwise}, got {name}={value!r}")
+
+
+def check_numbers(name: str, values: Any) -> np.ndarray:
+    """The values as float64 [n]; raises unless they are a list of finite real numbers."""
+    try:
+        array = np.asarray(values)
+        array = array.astype(np.float64) if array.dtype.kind in "biuf" else np.full(1, np.nan)
+    except (TypeError, ValueError):
+        array = np.full(1, np.nan)
+    if array.ndim != 1 or not array.size or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be a list of finite numbers, got {name}={values!r}")
+    return array
+
+
+def check_arrays(name: str, tree: PyTree) -> None:
+    """Raises unless the pytree holds real numbers or arrays of them, known now."""
+    if tree is None:
+        raise TypeError(f"{name} must be a pytree of arrays, got {name}=None")
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if isinstance(leaf, Tracer):
+            raise TypeError(f"{name} must be known now: this cannot be called inside jit, grad or vmap, got {leaf}")
+        dtype = getattr(leaf, "dtype", type(leaf) if isinstance(leaf, int | float | complex) else None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.number):
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{name} must be a pytree of arrays of numbers, got {where}={leaf!r}")
+
+
+@jax.jit
+def _finite(leaves: list[Any]) -> list[jax.Array]:
+    return [jnp.isfinite(leaf).all() for leaf in leaves]
+
+
+def check_finite(name: str, tree: PyTree) -> None:
+    """Raises unless all entries are finite."""
+    leaves = jax.tree.leaves_with_path(tree)
+    for (path, leaf), finite in zip(leaves, _finite([leaf for _, leaf in leaves]), strict=True):
+        if not finite:
+            raise ValueError(f"{name} must be finite, got {name}{jax.tree_util.keystr(path)}={leaf!r}")

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import jax
 
 from gam_jax._linearize import linearize
-from gam_jax._loss import Loss, split_batch
+from gam_jax._loss import Loss
+from gam_jax._microbatches import Microbatches
 from gam_jax._options import Options
-from gam_jax._replicas import as_varying, mean_over, varying_axes
-from gam_jax._tree import add_scaled, cast_like, scale_by, subtract, wide_dtype
+from gam_jax._replicas import as_varying, mean_over
+from gam_jax._tree import add_scaled, cast_like, scale_by, subtract
 from gam_jax._types import HvpMode, PyTree
 
 
@@ -36,11 +37,12 @@ class Curvature:
     """The derivatives of ``loss(params, arguments)`` with the arguments held fixed.
 
     Every evaluation runs on all microbatches (``lax.scan``, in float32 or wider) and, unless ``per_replica``,
-    averages over ``axis_name``, so that a loss that is the mean over its batch gives the single-device result.
+    averages over ``axis_name``, so that a loss that is the mean over its batch gives the single-device result. Where
+    it is a mean over something else, ``microbatch_weight`` says how much each part and each replica counts.
     """
 
     loss: Loss
-    arguments: Any
+    parts: Microbatches
     options: Options
 
     def at(self, params: PyTree) -> Point:
@@ -55,8 +57,8 @@ class Curvature:
         product costs 3 (2 by differences).
         """
         local = self._local(params)
-        if self.options.num_microbatches in (None, 1):
-            point, product = self._linearized(local, self.arguments, hvp)
+        if self.parts.number == 1:
+            point, product = self._linearized(local, self.parts.arguments, hvp)
             point = Point(self._pmean(point.value), point.aux, self._pmean(point.grad))
             return point, self._checked(product, local, hvp)
 
@@ -107,32 +109,11 @@ class Curvature:
 
     def _mean(self, fn: Callable[[Any], tuple[Any, Any, Any]]) -> tuple[Any, Any, Any]:
         """``fn: arguments -> (value, aux, tree)``, value and tree averaged over microbatches and replicas."""
-        if self.options.num_microbatches in (None, 1):
-            value, aux, tree = fn(self.arguments)
-            return self._pmean(value), aux, self._pmean(tree)
-        slices, rebuild = split_batch(self.arguments, self.options.num_microbatches)
-
-        def step(total: Any, slices: list[jax.Array]) -> tuple[Any, Any]:
-            value, aux, tree = fn(rebuild(slices))
-            return add_scaled(total, 1.0, (value, tree)), aux
-
-        one = jax.eval_shape(lambda s: fn(rebuild(s)), [s[0] for s in slices])
-        total, aux = jax.lax.scan(step, _wide_zeros((one[0], one[2])), slices)
-        value, tree = cast_like(scale_by(1 / self.options.num_microbatches, total), (one[0], one[2]))
+        value, aux, tree = self.parts.mean(fn)
         return self._pmean(value), aux, self._pmean(tree)
 
     def _pmean(self, tree: PyTree) -> PyTree:
-        return tree if self.options.per_replica else mean_over(self.options.axis_name, tree)
+        return tree if self.options.per_replica else mean_over(self.options.axis_name, tree, self.parts.share)
 
     def _local(self, params: PyTree) -> PyTree:
         return as_varying(self.options.axis_name, params)
-
-
-def _wide_zeros(shapes: PyTree) -> PyTree:
-    """Zeros in float32 or wider, with the sharding and the varying axes of the shapes."""
-
-    def zeros(shape: Any) -> jax.Array:
-        wide = jax.lax.full_like(shape, 0, wide_dtype(shape))
-        return as_varying(tuple(varying_axes(shape)), wide)
-
-    return jax.tree.map(zeros, shapes)

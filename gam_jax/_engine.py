@@ -1,14 +1,15 @@
 """What a rule sees: the derivatives of one loss on one batch, and the ascent in one metric."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gam_jax._curvature import Curvature, Point
-from gam_jax._loss import Loss
+from gam_jax._loss import Arguments, Loss
 from gam_jax._metric import Metric, resolve_mask, resolve_scaling
+from gam_jax._microbatches import Microbatches
 from gam_jax._options import Options
 from gam_jax._replicas import as_varying, mean_over
 from gam_jax._types import HvpMode, PyTree
@@ -38,12 +39,13 @@ class Engine:
     options: Options
 
     @classmethod
-    def create(cls, loss: Loss, params: PyTree, arguments: Any, options: Options) -> "Engine":
-        """The engine of one step; ``arguments`` are the (args, kwargs) of the loss."""
+    def create(cls, loss: Loss, params: PyTree, arguments: Arguments, options: Options) -> "Engine":
+        """The engine of one step."""
         params = jax.tree.map(jnp.asarray, params)
         scaling = resolve_scaling(options.adaptive, params)
         metric = Metric(scaling, resolve_mask(options.perturb_mask, params), options.eps)
-        return cls(params, Curvature(loss, arguments, options), metric, options)
+        parts = Microbatches.create(loss, arguments, options)
+        return cls(params, Curvature(loss, parts, options), metric, options)
 
     def gradient(self, params: PyTree) -> PyTree:
         """grad L; cost 1."""
@@ -68,8 +70,12 @@ class Engine:
 
     def before(self, updates: PyTree) -> PyTree:
         """Incoming updates: averaged over the replicas, unless that is left for the end."""
-        return (as_varying if self.options.per_replica else mean_over)(self.options.axis_name, updates)
+        if self.options.per_replica:
+            return as_varying(self.options.axis_name, updates)
+        return mean_over(self.options.axis_name, updates, self.curvature.parts.share)
 
     def after(self, results: PyTree) -> PyTree:
         """What comes out: averaged over the replicas, which it is already unless each went its own way."""
-        return mean_over(self.options.axis_name, results) if self.options.per_replica else results
+        if not self.options.per_replica:
+            return results
+        return mean_over(self.options.axis_name, results, self.curvature.parts.share)

@@ -1,7 +1,9 @@
-"""The user's loss: which arguments it takes, what it returns, how its batch is split."""
+"""The user's loss: which arguments it takes, how it is called, what it returns."""
 
+import dataclasses
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,50 +11,127 @@ import jax.numpy as jnp
 
 from gam_jax._types import LossFn, PyTree
 
-Loss = Callable[[PyTree, Any], tuple[jax.Array, Any]]
-"""The user's loss after binding: (params, arguments) -> (scalar, aux), aux None without has_aux."""
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""What the loss takes beside the parameters: by position and by name."""
+
+_RECIPES = {
+    "flax.nnx": (
+        "an nnx model: graphdef, params, rest = nnx.split(model, nnx.Param, ...), and a loss_fn(params, rest, ...) "
+        "that calls nnx.merge(graphdef, params, rest, copy=True); pass rest=rest beside the batch"
+    ),
+    "equinox": (
+        "an equinox model: params, static = eqx.partition(model, eqx.is_inexact_array), and a loss_fn(params, ...) "
+        "that calls eqx.combine(params, static)"
+    ),
+}
 
 
-def named_arguments(loss_fn: LossFn) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """A function that picks, by name, the arguments that ``loss_fn`` takes beside the parameters.
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """The user's loss after binding, ``loss(params, arguments) -> (scalar, aux)``, with aux None without has_aux.
 
-    Names that the loss does not take are left out; all of them are passed to a loss with ``**kwargs``.
-
-    Raises:
-      TypeError: now, if ``loss_fn`` is not a function of the parameters and of arguments that can be named;
-        later, if an argument without a default is missing.
+    Attributes:
+      evaluate: the loss in that form.
+      signature: of the user's function, without its first parameter.
     """
-    if not callable(loss_fn):
-        raise TypeError(f"loss_fn must be a function (params, ...) -> scalar, got {loss_fn!r}")
-    parameters = list(inspect.signature(loss_fn).parameters.values())
-    if not parameters or parameters[0].kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
-        raise TypeError(f"loss_fn must take the parameters as its first argument, got {loss_fn!r} without one")
-    others = parameters[1:]
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in others)
-    names = [p.name for p in others if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    required = [p.name for p in others if p.default is p.empty and p.name in names]
-    nameless = [p.name for p in others if p.kind is p.POSITIONAL_ONLY]
-    if nameless:
-        raise TypeError(f"loss_fn takes positional-only {nameless}: its arguments travel by name, remove the '/'")
 
-    def pick(extra_args: dict[str, Any]) -> dict[str, Any]:
-        missing = [name for name in required if name not in extra_args]
+    evaluate: Callable[[PyTree, Arguments], tuple[jax.Array, Any]]
+    signature: inspect.Signature
+
+    @classmethod
+    def create(cls, loss_fn: LossFn, has_aux: bool, *, of: str, reserved: Sequence[str], by_name: bool) -> "Loss":
+        """Binds a loss that is called by ``of``, a function which has the ``reserved`` names for itself.
+
+        Raises:
+          TypeError: if ``loss_fn`` is not a function of the parameters, if it takes a reserved name, or, when arguments
+            travel ``by_name``, if some of its own have none.
+        """
+        if not callable(loss_fn):
+            raise TypeError(f"loss_fn must be a function (params, ...) -> scalar, got {loss_fn!r}")
+        try:
+            parameters = list(inspect.signature(loss_fn).parameters.values())
+        except ValueError:
+            raise TypeError(
+                f"cannot tell which arguments {loss_fn!r} takes: pass lambda params, batch: loss_fn(params, batch)"
+            ) from None
+        if not parameters or parameters[0].kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
+            raise TypeError(f"loss_fn must take the parameters as its first argument, got {loss_fn!r} without one")
+        others = parameters if parameters[0].kind is inspect.Parameter.VAR_POSITIONAL else parameters[1:]
+        nameless = [p.name for p in others if p.kind is p.VAR_POSITIONAL]
+        if by_name and nameless:
+            raise TypeError(
+                f"loss_fn takes *{nameless[0]}, and its arguments travel by name through {of}: name them, as in "
+                "lambda params, x, y: loss_fn(params, x, y) (a wrapper shows the names of what it wraps by "
+                "functools.wraps)"
+            )
+        bound = loss_fn.keywords if isinstance(loss_fn, functools.partial) else {}
+        taken = [p.name for p in others if p.name in reserved and p.name not in bound]
+        if taken:
+            raise TypeError(
+                f"loss_fn takes an argument named {taken[0]!r}, a name that {of} has for itself: rename it, or wrap "
+                f"the loss, as in lambda params, loss_{taken[0]}, batch: loss_fn(params, loss_{taken[0]}, batch)"
+            )
+        return cls(bind(loss_fn, has_aux), inspect.Signature(others))
+
+    def __call__(self, params: PyTree, arguments: Arguments) -> tuple[jax.Array, Any]:
+        return self.evaluate(params, arguments)
+
+    def takes(self, name: str) -> bool:
+        """Whether the loss can be passed an argument of that name."""
+        return name in self.signature.parameters or self._rest_of_names is not None
+
+    def pick(self, extra_args: dict[str, Any]) -> Arguments:
+        """The arguments of the loss among those passed to ``update``, by position where the loss has one for them.
+
+        Names that the loss does not take are left out; all of them are passed to a loss with ``**kwargs``.
+
+        Raises:
+          TypeError: if an argument without a default is missing.
+        """
+        named = [p for p in self.signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        missing = [p.name for p in named if p.default is p.empty and p.name not in extra_args]
         if missing:
             raise TypeError(
                 f"update() is missing {missing}, which loss_fn needs: pass each by name, as in "
                 f"tx.update(grads, state, params, {missing[0]}=...). Got {sorted(extra_args)}"
             )
-        return dict(extra_args) if takes_any else {n: extra_args[n] for n in names if n in extra_args}
+        given = {p.name: extra_args[p.name] for p in named if p.name in extra_args}
+        if self._rest_of_names is not None:
+            given[self._rest_of_names] = {name: extra_args[name] for name in extra_args if name not in given}
+        call = inspect.BoundArguments(self.signature, given)  # pyright: ignore[reportArgumentType]
+        if any(p.kind is p.POSITIONAL_ONLY for p in named):
+            call.apply_defaults()  # what comes after an omitted one can still be reached
+        return call.args, call.kwargs
 
-    return pick
+    def names(self, args: Sequence[Any]) -> list[str]:
+        """A name for each argument passed by position; ``args[0]``, ... for those of ``*args``."""
+        parameters = self.signature.parameters.values()
+        names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][: len(args)]
+        return names + [f"args[{i}]" for i in range(len(args) - len(names))]
+
+    @property
+    def _rest_of_names(self) -> str | None:
+        """What ``**kwargs`` is called, if there is one."""
+        return next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
 
 
-def bind(loss_fn: LossFn, has_aux: bool) -> Loss:
+def loss_of_update(loss_fn: LossFn, has_aux: bool) -> Loss:
+    """The loss of a link, whose arguments are passed to ``update`` by name."""
+    return Loss.create(loss_fn, has_aux, of="update()", reserved=("updates", "state", "params"), by_name=True)
+
+
+def bind(loss_fn: LossFn, has_aux: bool) -> Callable[[PyTree, Arguments], tuple[jax.Array, Any]]:
     """The loss as (params, (args, kwargs)) -> (scalar, aux), with its result checked."""
 
-    def loss(params: PyTree, arguments: Any) -> tuple[jax.Array, Any]:
+    def loss(params: PyTree, arguments: Arguments) -> tuple[jax.Array, Any]:
         args, kwargs = arguments
-        result = loss_fn(params, *args, **kwargs)
+        try:
+            result = loss_fn(params, *args, **kwargs)
+        except (TypeError, AttributeError) as error:
+            recipe = _recipe(params)
+            if recipe is None:
+                raise
+            raise TypeError(f"loss_fn fails at the params alone ({error}). If it takes {recipe}") from error
         if has_aux and not (isinstance(result, tuple) and len(result) == 2):
             raise TypeError(f"with has_aux=True loss_fn must return (loss, aux), got {type(result).__name__}")
         value, aux = result if has_aux else (result, None)
@@ -66,37 +145,12 @@ def bind(loss_fn: LossFn, has_aux: bool) -> Loss:
     return loss
 
 
-def split_batch(arguments: Any, num_microbatches: int) -> tuple[Any, Callable[[Any], Any]]:
-    """Splits the leading axis of every array with one into (num_microbatches, rest).
+def _recipe(params: PyTree) -> str | None:
+    """How a loss of a model becomes one of its parameters, for models of libraries where the model is a pytree."""
 
-    Row r of the batch goes to microbatch r mod num_microbatches, so that a batch sharded over devices stays where it
-    is. Scalars and typed random keys are not split: every microbatch sees the same.
+    def library(node: Any) -> str | None:
+        modules = [base.__module__ for base in type(node).__mro__]
+        return next((name for name in _RECIPES if any(m.startswith(name) for m in modules)), None)
 
-    Returns:
-      ``(split, rebuild)``: the list of split arrays to scan over, and the arguments again from one slice of them.
-    """
-    leaves, tree = jax.tree.flatten_with_path(arguments)
-    sizes = {jax.tree_util.keystr(path): jnp.shape(leaf)[0] for path, leaf in leaves if jnp.ndim(leaf)}
-    if not sizes:
-        raise ValueError(f"{num_microbatches=} but no argument of the loss is an array with a leading axis to split")
-    if len(set(sizes.values())) > 1:
-        raise ValueError(
-            f"{num_microbatches=} splits the leading axis of every array argument of the loss, which must be the same "
-            f"for all, got {sizes} (a raw uint32 key is an array: use jax.random.key)"
-        )
-    size = next(iter(sizes.values()))
-    if size % num_microbatches:
-        raise ValueError(f"num_microbatches must divide the batch, got {num_microbatches=} and a batch of {size}")
-
-    def split(leaf: Any) -> jax.Array:
-        rows = jnp.reshape(leaf, (size // num_microbatches, num_microbatches, *jnp.shape(leaf)[1:]))
-        return jnp.swapaxes(rows, 0, 1)
-
-    is_split = [bool(jnp.ndim(leaf)) for _, leaf in leaves]
-    whole = [leaf for _, leaf in leaves]
-
-    def rebuild(slices: list[jax.Array]) -> Any:
-        remaining = iter(slices)
-        return jax.tree.unflatten(tree, [next(remaining) if s else w for s, w in zip(is_split, whole, strict=True)])
-
-    return [split(leaf) for leaf, s in zip(whole, is_split, strict=True) if s], rebuild
+    nodes = jax.tree.leaves(params, is_leaf=lambda node: library(node) is not None)
+    return next((_RECIPES[name] for name in map(library, nodes) if name), None)

@@ -1,13 +1,13 @@
 """The options that every method of the family shares."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, get_args
 
 import jax
 from jax.core import Tracer
 
-from gam_jax._checks import check_choice, check_count, check_flag, check_number
+from gam_jax._checks import check_choice, check_count, check_flag, check_names, check_number
 from gam_jax._metric import check_scaling
 from gam_jax._signature import Function, readable, release, show_options, static
 from gam_jax._types import Between, HvpMode, PyTree
@@ -46,8 +46,20 @@ class Options:
         averaged over it, whether those that come in are or not.
       per_replica: each replica perturbs with its own gradient (m-sharpness); one average, at the end. With
         ``between="hold"`` acting steps take one more, of the term.
-      num_microbatches: the leading axis of the array arguments of the loss is split in so many parts, and every
-        pass accumulates over them. None is 1.
+      num_microbatches: the batch is split along the leading axis of its arrays in so many parts, and every pass
+        accumulates over them. None is 1. The result is that of the whole batch if the loss is a mean over the rows.
+        BatchNorm normalizes by the statistics of each part, so that its result is that of the parts; the new
+        statistics come out of ``gam_value_and_grad`` with the rest of aux, stacked along a new leading axis.
+      microbatched: which arguments of the loss are split. Every microbatch sees the others whole (model state, class
+        weights, random keys). By default the one named ``batch``, or else the only one that holds arrays; several are
+        refused. A name, several names, or a dict from names to bools or to pytrees of bools, prefixes of the argument,
+        as in ``{"points": {"interior": True, "boundary": True, "weights": False}}``. Arrays under one name, or one
+        True, have the same number of rows; different ones, each their own.
+      microbatch_weight: for a loss that is a mean over something else than the rows (valid tokens): a function of the
+        arguments that are split, in their order, to the weight of a part, as in
+        ``lambda batch: batch["mask"].sum()``. The loss is then the weighted mean of that of the parts, over
+        ``axis_name`` too, and gradients that come in are averaged over it likewise. A part of weight 0 is left out
+        (its NaN too). By default parts and replicas count alike.
       eps: the xi of Algorithm 1, added to norms that divide.
       drop_nonfinite: on steps on which the method would make inf or NaN of finite updates, as where the Hessian has an
         infinite entry, these pass unchanged. :class:`gam_jax.DropDiagnostics` counts such steps. With False (default)
@@ -68,6 +80,8 @@ class Options:
     axis_name: Any = None
     per_replica: bool = False
     num_microbatches: int | None = None
+    microbatched: str | Sequence[str] | Mapping[str, PyTree] | None = None
+    microbatch_weight: Callable[..., Any] | None = None
     eps: float | jax.Array = 1e-12
     drop_nonfinite: bool = False
 
@@ -91,6 +105,12 @@ class Options:
             if isinstance(self.num_microbatches, Tracer):
                 raise TypeError("num_microbatches must be static: in optax.inject_hyperparams name it in static_args")
             check_count("num_microbatches", self.num_microbatches, " or None")
+        check_names("microbatched", self.microbatched)
+        if not (self.microbatch_weight is None or callable(self.microbatch_weight)):
+            raise TypeError(
+                "microbatch_weight must be a function of what is split, or None (in optax.inject_hyperparams name it "
+                f"in static_args), got microbatch_weight={self.microbatch_weight!r}"
+            )
         if self.per_replica and self.axis_name is None:
             raise ValueError("per_replica=True needs the axis_name of the replicas, got axis_name=None")
 
@@ -108,6 +128,8 @@ class OptionArgs(TypedDict, total=False):
     axis_name: Any
     per_replica: bool
     num_microbatches: int | None
+    microbatched: str | Sequence[str] | Mapping[str, PyTree] | None
+    microbatch_weight: Callable[..., Any] | None
     eps: float | jax.Array
     drop_nonfinite: bool
 

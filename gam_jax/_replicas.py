@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from gam_jax._tree import cast_like, scale_by, zero_if_weightless
 from gam_jax._types import PyTree
 
 
@@ -22,12 +23,18 @@ def as_varying(axis_name: Any, tree: PyTree) -> PyTree:
     return jax.tree.map(cast, tree)
 
 
-def mean_over(axis_name: Any, tree: PyTree) -> PyTree:
-    """Averages over the axis what differs between replicas; what is known to be equal costs nothing."""
+def mean_over(axis_name: Any, tree: PyTree, share: jax.Array | None = None) -> PyTree:
+    """Averages over the axis what differs between replicas; what is known to be equal costs nothing.
+
+    ``share`` is the weight of this replica, with mean one over the axis; None is one.
+    """
     leaves, structure = jax.tree.flatten(tree)
     differs = [i for i, leaf in enumerate(leaves) if not known_equal(axis_name, leaf)]
     if differs:
-        means = jax.lax.pmean(as_varying(axis_name, [leaves[i] for i in differs]), _names(axis_name))
+        own = [leaves[i] for i in differs]
+        if share is not None:
+            own = cast_like(scale_by(share, zero_if_weightless(share, own)), own)
+        means = jax.lax.pmean(as_varying(axis_name, own), _names(axis_name))
         for i, mean in zip(differs, means, strict=True):
             leaves[i] = mean
     return jax.tree.unflatten(structure, leaves)

@@ -11,7 +11,7 @@ from gam_jax._checks import check_coefficient, check_params, check_radii, is_pre
 from gam_jax._engine import Engine
 from gam_jax._hold import DropDiagnostics, bound, drop_nonfinite, hold, last_finite, nothing_held
 from gam_jax._interval import on_interval
-from gam_jax._loss import bind, named_arguments
+from gam_jax._loss import loss_of_update
 from gam_jax._options import Options
 from gam_jax._signature import release
 from gam_jax._tree import add_scaled, cast_like, subtract, wide_dtype
@@ -85,7 +85,7 @@ def from_rule(
       state_class: the class of its state, which names it.
     """
     loss_fn = release(loss_fn)
-    pick, loss = named_arguments(loss_fn), bind(loss_fn, options.has_aux)
+    loss = loss_of_update(loss_fn, options.has_aux)
     holds = options.between == "hold"
     remembering = rule if memory else _without_memory(rule)
     for name, value in coefficients.items():
@@ -101,7 +101,7 @@ def from_rule(
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, State]:
         check_params(params, updates)
-        engine = Engine.create(loss, params, ((), pick(extra_args)), options)
+        engine = Engine.create(loss, params, loss.pick(extra_args), options)
         updates = engine.before(jax.tree.map(jnp.asarray, updates))
         updates = cast_like(updates, updates)  # drops weak types, which both branches below must agree on
         values = {name: resolve(value, state.count, engine.params) for name, value in coefficients.items()}

@@ -71,6 +71,11 @@ def add_scaled(tree: PyTree, factor: PyTree, other: PyTree) -> PyTree:
     return jax.tree.map(lambda f, xs, ys: jax.tree.map(lambda x, y: add(f, x, y), xs, ys), factor, tree, other)
 
 
+def zero_if_weightless(weight: jax.Array | None, tree: PyTree) -> PyTree:
+    """The tree, or zeros where its weight is zero, whatever it holds there (0 * NaN is NaN); no weight is one."""
+    return tree if weight is None else jax.tree.map(lambda x: jnp.where(weight == 0, jnp.zeros((), x.dtype), x), tree)
+
+
 def subtract(a: PyTree, b: PyTree) -> PyTree:
     """``a - b`` in float32 or wider."""
     return jax.tree.map(lambda x, y: widen(x) - widen(y), a, b)

@@ -42,7 +42,8 @@ def decode(encoded: bytes, channels: int, size: tuple[int, int] | None = None) -
     except UserError:
         raise
     except Exception as error:  # Pillow raises whatever it stumbles over
-        raise UserError(f"its image cannot be decoded as one of {', '.join(_FORMATS)} ({error!r})") from error
+        formats, kind = ", ".join(_FORMATS), type(error).__name__
+        raise UserError(f"its image, {encoded[:8]!r}..., cannot be decoded as {formats} ({kind})") from error
 
 
 def pixels(image: Image.Image) -> np.ndarray:

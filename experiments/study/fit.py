@@ -79,8 +79,8 @@ class Trainer:
         diverged, step = False, 0
         start = time.perf_counter()
         for epoch in range(config.epochs):
-            for rows in _calls(config, pipeline.order(epoch)):
-                state = programs.call(state, step, images, self._mesh.copy(rows))
+            for rows in jax.device_put([*_calls(config, pipeline.order(epoch))], self._mesh.everywhere):
+                state = programs.call(state, step, images, rows)
                 step += len(rows)
             diverged = int(state.broken) >= 0
             if diverged:
@@ -94,12 +94,17 @@ class Trainer:
         half, end = (_ended(programs, found) for found in (half, state))
         return Fitted(pipeline, programs, half, end, diverged, seconds)
 
-    def flops_per_step(self, config: TrainConfig) -> float:
-        """Floating-point operations of one step in matrix products and convolutions; the mean over an interval."""
+    def flops_per_step(self, config: TrainConfig) -> float | None:
+        """Floating-point operations of one step in matrix products and convolutions; the mean over an interval.
+
+        None where they cannot be told.
+        """
         pipeline = self._pipeline(config)
         self._programs(config, pipeline, self._images(pipeline))
-        acting, between = self._methods[_kind(config)].flops()
-        steps = len(_calls(config, pipeline.order(0))[0])
+        found = self._methods[_kind(config)].flops()
+        if found is None:
+            return None
+        (acting, between), steps = found, len(_calls(config, pipeline.order(0))[0])
         return (between + (acting - between) / config.optim.interval) / steps
 
     def _pipeline(self, config: TrainConfig) -> MemoryPipeline:

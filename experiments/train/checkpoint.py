@@ -109,15 +109,15 @@ class Checkpoints:
             found = self._manager.restore(step, args=parts)
             arrays, record = found["state"], found["record"]
             state = jax.tree.unflatten(jax.tree.structure(expected), [arrays[name] for name in names])
-            seen = np.array(self._checksums(state))
+            seen, scores = np.array(self._checksums(state)), record["scores"]
+            wrong = [name for name, a, b in zip(names, seen, record["checksums"], strict=True) if a != b]
         except UserError:
             raise
         except Exception as error:  # orbax and tensorstore raise whatever they stumble over
             raise Damaged(f"checkpoint {place} is damaged ({type(error).__name__}: {_first_line(error)})") from error
-        wrong = [name for name, a, b in zip(names, seen, record["checksums"], strict=True) if a != b]
         if wrong:
             raise Damaged(f"checkpoint {place} is damaged: {', '.join(wrong[:3])} are not what was saved")
-        return state, record["scores"]
+        return state, scores
 
     def _set_aside(self, step: int) -> None:
         aside = Path(self._manager.directory).parent / "damaged"
@@ -168,7 +168,10 @@ def _manager(workdir: Path, options: ocp.CheckpointManagerOptions) -> ocp.Checkp
     """Orbax on a folder. What it reads is arrays and JSON: nothing in a checkpoint is ever run."""
     absl.logging.set_verbosity(absl.logging.FATAL)  # orbax raises what it logs
     handlers: Any = {"state": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
-    return ocp.CheckpointManager(workdir.absolute() / FOLDER, options=options, item_handlers=handlers)
+    try:
+        return ocp.CheckpointManager(workdir.absolute() / FOLDER, options=options, item_handlers=handlers)
+    except (OSError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(f"the checkpoints in {workdir} cannot be opened: {_first_line(error)}") from error
 
 
 def _accuracy(metrics: Any) -> float:

@@ -21,6 +21,8 @@ from experiments.train.setup import Setup
 from experiments.train.state import AVERAGING, Sums, TrainState, initial_state, initial_weights
 from experiments.train.step import evaluation_step, running_statistics, train_step
 
+_HIDING = ("__cublas", "__cudnn", "__onednn")
+"""Calls of libraries that compute products."""
 Step = Callable[..., TrainState]
 """``(optim, seed, state, batch) -> state``, or with other data in the place of the batch."""
 
@@ -121,13 +123,20 @@ class MethodPrograms:
         """The compiled step when there were ``count`` before."""
         return self._compiled[len(self._compiled) == 1 or count % self.setup.config.optim.interval == 0]
 
-    def flops(self) -> tuple[float, float]:
+    def flops(self) -> tuple[float, float] | None:
         """What a call computes in matrix products and convolutions on each device: when the method acts, and between.
 
-        Loops count as often as they run, unlike in XLA's own count.
+        Loops count as often as they run, unlike in XLA's own count. None where that cannot be told: a loop may run as
+        often as the data say, and a GPU's libraries hide products.
         """
-        acting, between = (parse(self._compiled[acts].as_text()) for acts in (True, min(self._compiled)))
-        return acting.total(matmul_flops, max), between.total(matmul_flops, min)
+        texts = [self._compiled[acts].as_text() for acts in (True, min(self._compiled))]
+        if any(library in text for text in texts for library in _HIDING):
+            return None
+        try:
+            acting, between = map(parse, texts)
+            return acting.total(matmul_flops, max), between.total(matmul_flops, min)
+        except ValueError:
+            return None
 
     @property
     def temporary_bytes(self) -> int | None:

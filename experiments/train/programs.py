@@ -44,7 +44,7 @@ class Programs:
     def compile(self) -> dict[str, Any]:
         """Compiles the training step; returns how long it took and what it needs on each device."""
         seconds = self._method.compile()
-        acting, between = self._method.flops()
+        acting, between = self._method.flops() or (None, None)
         return {
             "compile_seconds": seconds,
             "flops_per_step": acting,

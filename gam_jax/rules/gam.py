@@ -12,7 +12,7 @@ from gam_jax._curvature import Point
 from gam_jax._engine import Engine
 from gam_jax._hold import bound, drop_nonfinite
 from gam_jax._interval import on_interval
-from gam_jax._loss import bind
+from gam_jax._loss import Loss
 from gam_jax._options import OptionArgs, Options, with_options
 from gam_jax._signature import release
 from gam_jax._transform import Diagnostics, State, from_rule, resolve
@@ -115,9 +115,11 @@ def gam(
 
     Args:
       loss_fn: ``loss_fn(params, ...) -> scalar``. Its other arguments are passed to ``update`` by name, as in
-        ``tx.update(grads, state, params, batch=batch)``; names that it does not take are ignored. All passes see the
-        same arguments, random keys too. Gradient norms, hence rho and alpha, scale with what it returns: the mean
-        over a batch, say, where the paper writes a sum.
+        ``tx.update(grads, state, params, batch=batch)``, so that they have names other than ``updates``, ``state`` and
+        ``params``; names that it does not take are ignored. A model that is not a pytree of arrays (nnx, equinox) is
+        split: the loss takes the trained arrays and merges the rest. All passes see the same arguments, random keys
+        too. Gradient norms, hence rho and alpha, scale with what it returns: the mean over a batch, say, where the
+        paper writes a sum.
       rho: perturbation radius, in units of the parameters. A float, a traced scalar or a schedule of this
         transformation's step count, clamped at 0. The paper tunes over {.05, .1, .2, .5, 1, 2}. Or a pytree of these
         with the structure of the parameters or a prefix of it, such as one for each layer: then each leaf has its own
@@ -136,8 +138,8 @@ def gam(
     Raises:
       ValueError: for a negative or non-finite coefficient, or an unknown option value; in ``update``, for a mask or a
         batch that does not fit.
-      TypeError: in ``update``, for a missing argument of the loss, a loss that is not a scalar, parameters that are
-        not floating-point.
+      TypeError: for a loss with ``*args`` or with an argument named as one of ``update``'s own; in ``update``, for a
+        missing argument of the loss, a loss that is not a scalar, parameters that are not floating-point.
 
     Example:
       >>> import jax, optax, gam_jax
@@ -197,9 +199,10 @@ def gam_value_and_grad(
       **options: see :class:`gam_jax.Options`. There is no state, hence no ``between="hold"``.
 
     Returns:
-      A function ``(params, *args, count=None, **kwargs) -> (loss, grads)``, or ``((loss, aux), grads)`` with
-      ``has_aux=True``. Loss and aux are those of the clean pass; with ``axis_name`` loss and grads are averaged over
-      it, and aux is each replica's own; with ``num_microbatches`` aux is stacked along a new leading axis.
+      A function ``(params, *args, **kwargs) -> (loss, grads)``, or ``((loss, aux), grads)`` with ``has_aux=True``; with
+      a schedule or an interval it needs ``count=step`` too (otherwise ``count`` is the loss's, if it takes one). Loss
+      and aux are those of the clean pass; with ``axis_name`` loss and grads are averaged over it, and aux is each
+      replica's own; with ``num_microbatches`` aux is stacked along a new leading axis.
 
     Raises:
       ValueError, TypeError: as :func:`gam` does; TypeError if ``count`` is needed and not given.
@@ -216,12 +219,15 @@ def gam_value_and_grad(
     if settings.between != "skip":
         raise ValueError(f"gam_value_and_grad has no state to hold a term in: use gam, got {settings.between=}")
     check_choice("ascent_hvp", ascent_hvp, (None, *get_args(HvpMode)))
-    loss = bind(release(loss_fn), settings.has_aux)
     check_radii("rho", rho)
     check_coefficient("alpha", alpha)
     needs_count = any(callable(leaf) for leaf in jax.tree.leaves((rho, alpha))) or settings.interval != 1
+    reserved = ("count",) if needs_count else ()
+    of = "gam_value_and_grad with a schedule or an interval"
+    loss = Loss.create(release(loss_fn), settings.has_aux, of=of, reserved=reserved, by_name=False)
 
-    def value_and_grad(params: PyTree, *args: Any, count: Any = None, **kwargs: Any) -> Any:
+    def value_and_grad(params: PyTree, /, *args: Any, **kwargs: Any) -> Any:
+        count: Any = kwargs.pop("count", None) if needs_count or not loss.takes("count") else None
         if needs_count and count is None:
             raise TypeError("a schedule or an interval needs the step count: call f(params, ..., count=step)")
         check_params(params, params)

@@ -116,12 +116,9 @@ def _loss_with_gradient(inner: LossFn, num_microbatches: int) -> LossFn:
     """The loss, whose gradient, when it is differentiated, is that of ``gam_value_and_grad``."""
 
     def forward(params: Any, batch: Batch, model_state: Any, key: jax.Array) -> tuple[Any, Any]:
-        def of_rows(params: Any, batch: Batch, key: jax.Array) -> Any:  # the model's state has no rows to split
-            return inner(params, batch, model_state, key)
-
         options: Any = {"num_microbatches": num_microbatches, "has_aux": True}
-        value_and_grad = gam_jax.gam_value_and_grad(of_rows, RHO, ALPHA, **options)
-        (loss, (logits, new_state)), grads = value_and_grad(params, batch, key)
+        value_and_grad = gam_jax.gam_value_and_grad(inner, RHO, ALPHA, **options)
+        (loss, (logits, new_state)), grads = value_and_grad(params, batch, model_state, key)
         if num_microbatches > 1:  # row r of the batch was in microbatch r mod num_microbatches
             logits = jnp.swapaxes(logits, 0, 1).reshape(-1, logits.shape[-1])
             new_state = jax.tree.map(lambda leaf: leaf.mean(0), new_state)
