@@ -66,7 +66,7 @@ def check_params(params: PyTree, updates: PyTree) -> None:
     for path, leaf in jax.tree.leaves_with_path(params):
         dtype = getattr(leaf, "dtype", None)
         if not (isinstance(leaf, float) if dtype is None else jnp.issubdtype(dtype, jnp.floating)):
-            got = repr(leaf) if dtype is None else f"dtype {dtype}"
+            got = repr(leaf) if dtype is None else f"dtype {jnp.result_type(leaf)}"
             raise TypeError(
                 f"parameters must be real floating-point arrays, got {got} at params{jax.tree_util.keystr(path)}: "
                 "close over what is not trained"
@@ -96,10 +96,14 @@ def check_integer(name: str, value: Any, *, at_least: int = 1, at_most: int | No
         raise ValueError(f"{name} must be at most {at_most}{of}, got {name}={value}")
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Raises unless the value is a finite number > 0."""
-    if isinstance(value, str | bool) or np.ndim(value) or not 0 < float(value) < math.inf:
-        raise ValueError(f"{name} must be a finite number > 0, got {name}={value!r}")
+def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
+    """Raises unless the value is a finite number > 0, or 0 if that is allowed."""
+    try:
+        number = math.nan if isinstance(value, str | bool) or np.ndim(value) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (0 < number < math.inf or (or_zero and number == 0)):
+        raise ValueError(f"{name} must be a finite number {'>=' if or_zero else '>'} 0, got {name}={value!r}")
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -133,3 +137,47 @@ def is_prefix(prefix: PyTree, tree: PyTree) -> bool:
     except (ValueError, TypeError):
         return False
     return True
+
+
+def check_function(name: str, value: Any, otherwise: str = "") -> None:
+    """Raises unless the value can be called; ``otherwise`` says what else its place takes."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function{otherwise}, got {name}={value!r}")
+
+
+def check_numbers(name: str, values: Any) -> np.ndarray:
+    """The values as float64 [n]; raises unless they are a list of finite real numbers."""
+    try:
+        array = np.asarray(values)
+        array = array.astype(np.float64) if array.dtype.kind in "biuf" else np.full(1, np.nan)
+    except (TypeError, ValueError):
+        array = np.full(1, np.nan)
+    if array.ndim != 1 or not array.size or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be a list of finite numbers, got {name}={values!r}")
+    return array
+
+
+def check_arrays(name: str, tree: PyTree) -> None:
+    """Raises unless the pytree holds real numbers or arrays of them, known now."""
+    if tree is None:
+        raise TypeError(f"{name} must be a pytree of arrays, got {name}=None")
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if isinstance(leaf, Tracer):
+            raise TypeError(f"{name} must be known now: this cannot be called inside jit, grad or vmap, got {leaf}")
+        dtype = getattr(leaf, "dtype", type(leaf) if isinstance(leaf, int | float | complex) else None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.number):
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{name} must be a pytree of arrays of numbers, got {where}={leaf!r}")
+
+
+@jax.jit
+def _finite(leaves: list[Any]) -> list[jax.Array]:
+    return [jnp.isfinite(leaf).all() for leaf in leaves]
+
+
+def check_finite(name: str, tree: PyTree) -> None:
+    """Raises unless all entries are finite."""
+    leaves = jax.tree.leaves_with_path(tree)
+    for (path, leaf), finite in zip(leaves, _finite([leaf for _, leaf in leaves]), strict=True):
+        if not finite:
+            raise ValueError(f"{name} must be finite, got {name}{jax.tree_util.keystr(path)}={leaf!r}")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from gam_jax._checks import check_flag, check_function, check_positive
 from gam_jax._signature import readable, show_options
 from gam_jax._types import PyTree
 
@@ -44,6 +45,16 @@ class DataOptions:
     progress: bool | ProgressFn = False
     check_determinism: bool = True
 
+    def __post_init__(self):
+        for name in ("has_aux", "accumulate_in_float64", "check_determinism"):
+            check_flag(name, getattr(self, name))
+        if self.num_examples is not None:
+            check_function("num_examples", self.num_examples, " batch -> number, or None")
+        if self.mesh is not None and not isinstance(self.mesh, Mesh):
+            raise TypeError(f"mesh must be a jax.sharding.Mesh or None, got mesh={self.mesh!r}")
+        if not isinstance(self.progress, bool):
+            check_function("progress", self.progress, " (passes, batches) -> None, True or False")
+
 
 class DataArgs(TypedDict, total=False):
     """The fields of :class:`DataOptions` as keyword arguments."""
@@ -78,8 +89,8 @@ def reader(batches: Any) -> Read:
         )
     is_leaf = jax.tree_util.treedef_is_leaf(jax.tree.structure(batches))
     if isinstance(batches, list) or (is_leaf and not hasattr(batches, "shape")):
-        if not isinstance(batches, Iterable):
-            raise TypeError(f"batches must be a stacked pytree of arrays or an iterable, got {batches!r}")
+        if not isinstance(batches, Iterable) or isinstance(batches, str | bytes):
+            raise TypeError(f"batches must be a stacked pytree of arrays or an iterable of batches, got {batches!r}")
         return lambda: ((batch,) for batch in batches)
     count = _stacked_length(batches)
     return lambda: ((_take(batches, i),) for i in range(count))
@@ -109,6 +120,16 @@ def _stacked_length(stacked: PyTree) -> int:
     return lengths.pop()
 
 
+def check_batch(index: int, args: tuple[Any, ...]) -> None:
+    """Raises unless the batch is a pytree of arrays of numbers."""
+    for path, leaf in jax.tree.leaves_with_path(args):
+        kind = getattr(getattr(leaf, "dtype", None), "kind", "b" if isinstance(leaf, int | float | complex) else "O")
+        if kind in "OSUMm":
+            raise TypeError(
+                f"batches must hold arrays of numbers, got {leaf!r} at batch {index}{jax.tree_util.keystr(path[1:])}"
+            )
+
+
 def count_examples(args: tuple[Any, ...], num_examples: Callable[[Any], Any] | None) -> float:
     """The weight of a batch: ``num_examples(batch)``, or the length of the leading axis of its arrays.
 
@@ -118,10 +139,9 @@ def count_examples(args: tuple[Any, ...], num_examples: Callable[[Any], Any] | N
     if not args:
         return 1.0
     if num_examples is not None:
-        weight = float(num_examples(args[0]))
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"num_examples must give a finite number >= 0, got {weight}")
-        return weight
+        weight = num_examples(args[0])
+        check_positive("num_examples(batch)", weight, or_zero=True)
+        return float(weight)
     sizes = {
         jax.tree_util.keystr(path): np.shape(leaf)[0]
         for path, leaf in jax.tree.leaves_with_path(args[0])

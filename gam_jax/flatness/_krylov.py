@@ -7,6 +7,7 @@ the two.
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -113,6 +114,8 @@ class Krylov:
     Attributes:
       length: the number of rows multiplied so far.
       beta: the norm of the residual; 0 when the rows span an invariant space.
+      asymmetry: the largest ``|Q_i^T H Q_j - Q_j^T H Q_i|`` seen, over the largest entry of T; rounding, if the
+        operator is symmetric.
     """
 
     def __init__(self, operator: Callable[[PyTree], PyTree], like: PyTree, size: int, key: jax.Array):
@@ -124,7 +127,9 @@ class Krylov:
         self.length = 0
         self.products = 0
         self.beta = 0.0
+        self.asymmetry = 0.0
         self._projection = np.zeros((self.size, self.size))
+        self._next = np.zeros(self.size)  # components of H Q_i along the newest row
         self._basis = _empty_basis(self.size + 1, like)
 
     def clear(self) -> None:
@@ -135,6 +140,7 @@ class Krylov:
     def start(self, v: PyTree) -> None:
         """Sets the next row to ``v``, orthonormalised."""
         self._basis = _set_row(self._basis, self.length, *_orthonormalize(self._basis, _enter(v)))
+        self._next[:] = 0
 
     def start_at_random(self) -> None:
         """Sets the next row to a random direction."""
@@ -157,6 +163,9 @@ class Krylov:
         self._projection[j, : j + 1] = self._projection[: j + 1, j] = along[: j + 1]
         self.length = j + 1
         scale = max(np.abs(self._projection[: j + 1, : j + 1]).max(), np.finfo(np.float32).tiny)
+        self.asymmetry = max(self.asymmetry, np.abs(along[:j] - self._next[:j]).max(initial=0.0) / scale)
+        self._next[:] = 0
+        self._next[j] = self.beta
         if self.beta <= 10 * jnp.finfo(beta.dtype).eps * scale:
             self.beta = 0.0
         else:
@@ -175,9 +184,22 @@ class Krylov:
         if keep_residual:
             rotation[kept, self.length] = 1
         self._basis = jax.tree.map(lambda leaf: _rotate(leaf, rotation), self._basis)
+        self._next[:] = 0
+        self._next[:kept] = self.beta * coordinates[-1] if keep_residual else 0
         self._projection[:] = 0
         self._projection[:kept, :kept] = np.diag(values)
         self.length = kept
+
+    def warn_if_asymmetric(self, machine_epsilon: float) -> None:
+        """Warns where the asymmetry is far more than rounding: then this is not the Hessian of the loss."""
+        if self.asymmetry > 30 * machine_epsilon**0.5:
+            warnings.warn(
+                f"the Hessian-vector product is not symmetric, by {self.asymmetry:.2g} of its largest entry: the "
+                "gradient of this loss is not that of a function (a gradient reversal, a straight-through "
+                "estimator, a custom_vjp with a rule of its own), and what was found is no property of a Hessian",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def vector(self, coordinates: np.ndarray) -> PyTree:
         """The combination of the rows with these coordinates."""

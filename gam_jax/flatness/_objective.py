@@ -6,6 +6,7 @@ measurement with the same function and the same shapes compiles nothing.
 
 import contextlib
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, Unpack
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gam_jax._checks import check_params
+from gam_jax._checks import check_arrays, check_function, check_params
 from gam_jax._loss import bind
 from gam_jax._tree import cast_like, widen
 from gam_jax._types import LossFn, PyTree
@@ -23,6 +24,7 @@ from gam_jax.flatness._data import (
     DataOptions,
     ProgressFn,
     automatic,
+    check_batch,
     count_examples,
     reader,
     replicate,
@@ -70,6 +72,38 @@ def _strong(leaf: Any) -> jax.Array:
     return jnp.asarray(leaf, jnp.result_type(leaf))
 
 
+def count_parameters(params: PyTree) -> int:
+    """The number of parameters, which are checked.
+
+    Raises:
+      TypeError: unless they are a pytree of real floating-point arrays.
+      ValueError: if there are none.
+    """
+    check_arrays("params", params)
+    check_params(params, params)
+    size = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+    if size == 0:
+        raise ValueError(f"params hold nothing to measure, got no parameters: {params!r}")
+    return size
+
+
+def _check_loss(loss_fn: LossFn, num_arguments: int) -> None:
+    check_function("loss_fn", loss_fn, " (params, batch) -> scalar")
+    try:
+        hash(loss_fn)
+    except TypeError:
+        raise TypeError(f"loss_fn must be hashable, so that it compiles once, got {loss_fn!r}") from None
+    try:
+        signature = inspect.signature(loss_fn)
+    except ValueError:  # of a builtin
+        return
+    try:
+        signature.bind(*range(num_arguments))
+    except TypeError as error:
+        taken = "(params, batch)" if num_arguments == 2 else "(params), with batches=None"
+        raise TypeError(f"loss_fn must take {taken}, got {loss_fn!r} with the signature {signature}: {error}") from None
+
+
 class Objective:
     r"""``L(params) = sum_b n_b L_b(params) / sum_b n_b`` over the batches b with n_b examples, and its derivatives.
 
@@ -82,11 +116,8 @@ class Objective:
     """
 
     def __init__(self, loss_fn: LossFn, params: PyTree, batches: Any, options: DataOptions, progress: ProgressFn):
-        check_params(params, params)
-        try:
-            hash(loss_fn)
-        except TypeError:
-            raise TypeError(f"loss_fn must be hashable, so that it compiles once, got {loss_fn!r}") from None
+        self.size = count_parameters(params)
+        _check_loss(loss_fn, 1 if batches is None else 2)
         self._loss = (loss_fn, options.has_aux)
         self._programs = Programs(self._loss)
         self._options = options
@@ -95,11 +126,8 @@ class Objective:
         self._progress = progress
         self.passes = 0
         self.params = replicate(jax.tree.map(_strong, params), self._mesh)
-        self.size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         dtypes = {leaf.dtype for leaf in jax.tree.leaves(self.params)}
         self.machine_epsilon = max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0)
-        if self.size == 0:
-            raise ValueError(f"there is nothing to measure, got no parameters: {params!r}")
         self.value = self.value_at(self.params)
         if not math.isfinite(self.value):
             raise ValueError(f"the loss must be finite at the parameters, got {self.value}")
@@ -140,13 +168,14 @@ class Objective:
         """One pass: what the loss takes after the parameters, and its weight."""
         index = -1
         for index, args in enumerate(self._read()):
+            check_batch(index, args)
             weight = count_examples(args, self._options.num_examples)
             if weight == 0:
                 raise ValueError(f"batch {index} holds no examples, got {jax.tree.map(jnp.shape, args[0])}")
             yield spread(args, self._mesh), weight
             self._progress(self.passes, index + 1)
         if index < 0:
-            raise ValueError("the data are empty, got no batches (an iterator that was read before?)")
+            raise ValueError("batches: the data are empty, got no batches (an iterator that was read before?)")
         self.passes += 1
 
     def _run(self, name: str, *args: Any, programs: Programs | None = None) -> tuple[jax.Array, PyTree]:

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from gam_jax._checks import check_integer, check_key, check_positive
+from gam_jax._checks import check_integer, check_key, check_numbers, check_positive
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._data import DataArgs, with_data_options
 from gam_jax.flatness._krylov import Krylov
-from gam_jax.flatness._objective import measure
+from gam_jax.flatness._objective import count_parameters, measure
 from gam_jax.flatness._probes import probe, standard_error
 
 
@@ -61,6 +61,8 @@ def hessian_density(
     polynomials up to degree 2 m - 1. With ``num_probes`` at least the number of parameters the probes are the
     unit vectors, which leaves the error of the quadrature, 0 when ``num_steps`` is that large too.
 
+    A RuntimeWarning tells of a Hessian that is not symmetric, as :func:`hessian_top_eigenvalues` does.
+
     Cost: ``3 num_probes num_steps`` gradient evaluations on the whole data. Memory: ``num_steps + 1`` vectors
     of the size of the parameters in float32, for full reorthogonalisation: 3.6 GB at the default for 11 million
     parameters.
@@ -101,11 +103,10 @@ def hessian_density(
     check_integer("num_steps", num_steps)
     if bandwidth is not None:
         check_positive("bandwidth", bandwidth)
-    if grid is not None and (np.ndim(grid) != 1 or not np.isfinite(grid).all() or not np.size(grid)):
-        raise ValueError(f"grid must be a list of finite numbers, got {grid=}")
+    points = None if grid is None else check_numbers("grid", grid)
+    exact = num_probes >= count_parameters(params)
+    check_integer("num_probes", num_probes, at_least=1 if exact else 2)
     with measure(loss_fn, params, batches, **options) as objective:
-        exact = num_probes >= objective.size
-        check_integer("num_probes", num_probes, at_least=1 if exact else 2)
         krylov = Krylov(objective.product, objective.params, num_steps, key)
         nodes = np.full((min(num_probes, objective.size), krylov.size), np.nan)
         weights = np.zeros_like(nodes)
@@ -116,12 +117,13 @@ def hessian_density(
                 krylov.step()
             values, coordinates, _ = krylov.ritz()
             nodes[i, : len(values)], weights[i, : len(values)] = values, coordinates[0] ** 2
+        krylov.warn_if_asymmetric(objective.machine_epsilon)
 
     smallest, largest = np.nanmin(nodes), np.nanmax(nodes)
     spread = largest - smallest or max(abs(largest), 1.0)
     sigma = float(1e-5**0.5 * spread / 2 if bandwidth is None else bandwidth)
     around = np.linspace(smallest - 5 * sigma, largest + 5 * sigma, 4096)
-    points = around if grid is None else np.asarray(grid, np.float64)
+    points = around if points is None else points
     filled = np.nan_to_num(nodes)
     densities = np.stack([_smoothed(points, *row, sigma) for row in zip(filled, weights, strict=True)])
     powers = np.stack([(weights * filled**p).sum(1) for p in range(1, 5)], axis=1)

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gam_jax._checks import check_integer, check_key, check_positive
+from gam_jax._checks import check_flag, check_integer, check_key, check_positive
 from gam_jax._tree import add_scaled, global_norm
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._data import DataArgs, with_data_options
 from gam_jax.flatness._krylov import Krylov
-from gam_jax.flatness._objective import Objective, measure
+from gam_jax.flatness._objective import Objective, count_parameters, measure
 
 Which = Literal["largest", "smallest", "magnitude"]
 _ORDER = {"largest": lambda x: -x, "smallest": lambda x: x, "magnitude": lambda x: -np.abs(x)}
@@ -60,6 +60,10 @@ def hessian_top_eigenvalues(
     Krylov space holds one copy of a repeated eigenvalue, so with ``k > 1`` the found vectors are then set aside
     and the search goes on from a random vector orthogonal to them, until that finds nothing larger.
 
+    A loss whose gradient is not that of any function (gradient reversal, a straight-through estimator, another
+    custom_vjp with a rule of its own) has no symmetric Hessian, and Lanczos' method finds nothing of the Jacobian J of
+    such a gradient: the residuals are then large, and a RuntimeWarning says so. The products are J v.
+
     Cost: 3 gradient evaluations on the whole data for each product: some 10 to 50 products for k = 1, 4 k to
     10 k for larger k, k of them for the residuals. Memory: ``basis_size + 1`` vectors of the size of the
     parameters in float32, and during a restart one more copy of the largest leaf's share. At the default this
@@ -78,8 +82,8 @@ def hessian_top_eigenvalues(
       rtol: relative residual to stop at. Default: the square root of the machine epsilon of the parameters
         (3e-4 in float32, 1.5e-8 in float64); the error of a value is of the order of the square of its residual
         over the gap.
-      basis_size: Krylov vectors kept, at least k + 2 unless the dimension is smaller. Default: ``max(2 k + 10,
-        20)``.
+      basis_size: Krylov vectors kept, at least k + 2 unless the dimension is smaller, at most the dimension.
+        Default: ``max(2 k + 10, 20)``, or the dimension.
       max_products: products to give up after, with a RuntimeWarning. Default: 20 times ``basis_size``.
       return_vectors: return the eigenvectors too.
       **options: see :class:`gam_jax.flatness.DataOptions`.
@@ -107,21 +111,23 @@ def hessian_top_eigenvalues(
       Wu, Simon: Thick-Restart Lanczos Method for Large Symmetric Eigenvalue Problems. SIMAX 22 (2000).
     """
     check_key(key)
-    if which not in get_args(Which):
+    if not isinstance(which, str) or which not in get_args(Which):
         raise ValueError(f"which must be one of {get_args(Which)}, got {which!r}")
     if rtol is not None:
         check_positive("rtol", rtol)
-    check_integer("k", k)
+    check_flag("return_vectors", return_vectors)
+    size, of = count_parameters(params), ", the number of parameters"
+    check_integer("k", k, at_most=size, of=of)
+    if basis_size is None:
+        basis_size = min(max(2 * k + 10, 20), size)
+    check_integer("basis_size", basis_size, at_least=min(k + 2, size), at_most=size, of=of)
+    max_products = 20 * basis_size if max_products is None else max_products
+    check_integer("max_products", max_products, at_least=basis_size)
     with measure(loss_fn, params, batches, **options) as objective:
-        check_integer("k", k, at_most=objective.size, of=", the number of parameters")
-        basis_size = max(2 * k + 10, 20) if basis_size is None else basis_size
-        basis_size = min(basis_size, objective.size)
-        check_integer("basis_size", basis_size, at_least=min(k + 2, objective.size))
-        max_products = 20 * basis_size if max_products is None else max_products
-        check_integer("max_products", max_products, at_least=basis_size)
         krylov = Krylov(objective.product, objective.params, basis_size, key)
         tolerance = objective.machine_epsilon**0.5 if rtol is None else rtol
         found = _top_ritz_pairs(krylov, k, which, tolerance, max_products)
+        krylov.warn_if_asymmetric(objective.machine_epsilon)
         return _certified(objective, krylov, found, return_vectors)
 
 

@@ -3,6 +3,7 @@
 from typing import Any, Unpack
 
 import jax
+import numpy as np
 
 from gam_jax._checks import check_integer, check_key, check_positive
 from gam_jax._tree import normalize
@@ -41,6 +42,10 @@ def first_order_flatness(
     :math:`R^{(1)}_\rho = \rho^2 \max_i |\lambda_i|` (Lemma 4.1), and the ascent is then a power iteration. The
     one-step estimate that GAM itself uses is 0 at a minimum (:func:`first_order_flatness_one_step`): hence the
     random starts.
+
+    For a loss whose gradient is not that of a function (gradient reversal) the ascent follows J g, with
+    J the Jacobian of the gradient, where the norm's own gradient is along :math:`J^T g`: the result stays a lower
+    bound, but is no longer tight.
 
     The result is a lower bound of the maximum, tight if the ascents converged: ``stationarity`` is small, the
     rows of ``history`` are flat at the end, and agree. Where they do not, give more steps or more restarts. On a
@@ -137,4 +142,7 @@ def first_order_flatness_one_step(
     with measure(loss_fn, params, batches, **options) as objective:
         gradient = objective.gradient_at(objective.params)[1]
         ascent = _unit(objective.product(_unit(gradient)))
-        return rho * float(norm(objective.gradient_at(shift(objective.params, rho, ascent))[1]))
+        found = rho * float(norm(objective.gradient_at(shift(objective.params, rho, ascent))[1]))
+    if not np.isfinite(found):
+        raise ValueError(f"the gradient must be finite at the perturbed point, got a norm of {found / rho} with {rho=}")
+    return found

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gam_jax._checks import check_integer, check_key, check_params
+from gam_jax._checks import check_arrays, check_finite, check_integer, check_key, check_numbers
 from gam_jax._signature import readable
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._data import DataArgs, with_data_options
 from gam_jax.flatness._filters import FilterAxes, filter_axes
-from gam_jax.flatness._objective import measure
+from gam_jax.flatness._objective import count_parameters, measure
 from gam_jax.flatness._vectors import random_like, shift
 
 
@@ -71,8 +71,8 @@ def loss_slice(
 
     Raises:
       TypeError: for parameters that are not floating-point, a one-shot iterator of batches.
-      ValueError: for a direction that does not fit the parameters, coordinates that are not one-dimensional,
-        empty data, or a loss that at the parameters is not finite or not deterministic.
+      ValueError: for a direction that does not fit the parameters or is not finite, coordinates that are not
+        one-dimensional, empty data, or a loss that at the parameters is not finite or not deterministic.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -85,13 +85,14 @@ def loss_slice(
       Li, Xu, Taylor, Studer, Goldstein: Visualizing the Loss Landscape of Neural Nets. NeurIPS 2018.
       https://arxiv.org/abs/1712.09913
     """
-    x = _coordinates("x", np.linspace(-1, 1, 51) if x is None else x)
+    x = check_numbers("x", np.linspace(-1, 1, 51) if x is None else x)
     if direction_y is None and y is not None:
         raise ValueError(f"coordinates y need a direction_y, got {y=}")
-    y = _coordinates("y", x if y is None else y) if direction_y is not None else None
-    for name, direction in (("direction_x", direction_x), ("direction_y", direction_y)):
-        if direction is not None:
-            _check_direction(name, direction, params)
+    y = check_numbers("y", x if y is None else y) if direction_y is not None else None
+    count_parameters(params)
+    direction_x = _direction("direction_x", direction_x, params)
+    if direction_y is not None:
+        direction_y = _direction("direction_y", direction_y, params)
     with measure(loss_fn, params, batches, **options) as objective:
 
         def points() -> Iterator[PyTree]:
@@ -104,17 +105,17 @@ def loss_slice(
     return LossSlice(x, y, values if y is None else values.reshape(len(y), len(x)))
 
 
-def _coordinates(name: str, values: Any) -> np.ndarray:
-    array = np.asarray(values, np.float64)
-    if array.ndim != 1 or not array.size or not np.isfinite(array).all():
-        raise ValueError(f"{name} must be a list of finite numbers, got {name}={values!r}")
-    return array
-
-
-def _check_direction(name: str, direction: PyTree, params: PyTree) -> None:
-    shapes, expected = jax.tree.map(jnp.shape, direction), jax.tree.map(jnp.shape, params)
+def _direction(name: str, direction: PyTree, params: PyTree) -> PyTree:
+    """The direction as arrays, checked."""
+    check_arrays(name, direction)
+    shapes, expected = jax.tree.map(np.shape, direction), jax.tree.map(np.shape, params)
     if shapes != expected:
         raise ValueError(f"{name} must have the structure and shapes of the parameters, {expected}, got {shapes}")
+    if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(direction)):
+        raise TypeError(f"{name} must be real, got {name}={direction!r}")
+    direction = jax.tree.map(jnp.asarray, direction)
+    check_finite(name, direction)
+    return direction
 
 
 @readable
@@ -170,7 +171,8 @@ def filter_normalized_directions(
     """
     check_key(key)
     check_integer("num", num)
-    check_params(params, params)
+    count_parameters(params)
+    check_finite("params", params)
     params = jax.tree.map(jnp.asarray, params)
     axes = filter_axes(params, filter_axis)
     return tuple(_filter_normalized(jax.random.fold_in(key, i), params, axes) for i in range(num))

@@ -92,8 +92,8 @@ def count_local_minima(
     check_integer("num_directions", num_directions, at_least=2)
     check_integer("num_steps", num_steps, at_least=2)
     check_positive("step_size", step_size)
-    if threshold is not None and not 0 <= threshold < np.inf:
-        raise ValueError(f"threshold must be a finite number >= 0, got {threshold=}")
+    if threshold is not None:
+        check_positive("threshold", threshold, or_zero=True)
     with measure(loss_fn, params, batches, **options) as objective:
 
         def points() -> Iterator[PyTree]:

@@ -9,7 +9,7 @@ import numpy as np
 from gam_jax._checks import check_integer, check_key, check_positive
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._data import DataArgs, with_data_options
-from gam_jax.flatness._objective import measure
+from gam_jax.flatness._objective import count_parameters, measure
 from gam_jax.flatness._probes import probe, standard_error
 from gam_jax.flatness._vectors import inner
 
@@ -44,7 +44,9 @@ def hessian_trace(
     .. math:: \operatorname{tr} H = \mathbb{E}\, z^T H z, \qquad z_i = \pm 1
 
     Hutchinson's estimator, unbiased, with variance :math:`2 \sum_{i \ne j} H_{ij}^2` for one probe. With
-    ``num_probes`` at least the number of parameters the probes are the unit vectors and the trace is exact.
+    ``num_probes`` at least the number of parameters the probes are the unit vectors and the trace is exact. For a
+    loss whose gradient is not that of a function (gradient reversal) it is the trace of the gradient's Jacobian, which
+    is that of its symmetric part.
 
     Cost: 3 gradient evaluations on the whole data for each probe. Memory: 4 copies of the parameters; probes
     are taken one at a time (matfree's estimators take all at once, and draw their probes beforehand).
@@ -81,9 +83,9 @@ def hessian_trace(
     if rtol is not None:
         check_positive("rtol", rtol)
     check_integer("num_probes", num_probes)
+    exact = num_probes >= count_parameters(params)
+    check_integer("num_probes", num_probes, at_least=1 if exact else 2)
     with measure(loss_fn, params, batches, **options) as objective:
-        exact = num_probes >= objective.size
-        check_integer("num_probes", num_probes, at_least=1 if exact else 2)
         samples, mean, error = [], np.nan, np.nan
         while len(samples) < min(num_probes, objective.size):
             z = probe(objective, key, num_probes, len(samples))

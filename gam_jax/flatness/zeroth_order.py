@@ -3,6 +3,7 @@
 from typing import Unpack
 
 import jax
+import numpy as np
 
 from gam_jax._checks import check_integer, check_key, check_positive
 from gam_jax._tree import normalize
@@ -126,4 +127,7 @@ def zeroth_order_flatness_one_step(
     check_positive("rho", rho)
     with measure(loss_fn, params, batches, **options) as objective:
         loss, gradient = objective.gradient_at(objective.params)
-        return objective.value_at(_adversary(objective.params, gradient, rho)) - loss
+        perturbed = objective.value_at(_adversary(objective.params, gradient, rho))
+    if not np.isfinite(perturbed):
+        raise ValueError(f"the loss must be finite at the perturbed point, got {perturbed} with {rho=}")
+    return perturbed - loss

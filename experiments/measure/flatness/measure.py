@@ -15,6 +15,7 @@ from experiments.common.errors import UserError, require
 from experiments.common.provenance import provenance
 from experiments.common.store import plain, read_object, refuse_other, write_json
 from experiments.measure.flatness.config import FlatnessConfig, LandscapeConfig, MeasureConfig
+from experiments.measure.flatness.filters import filter_axes
 from experiments.measure.flatness.restore import Run
 from gam_jax import flatness
 
@@ -76,7 +77,9 @@ def flatness_plan(run: Run, settings: FlatnessConfig) -> Plan:
 def landscape_plan(run: Run, settings: LandscapeConfig) -> Plan:
     """Slices of the training loss. Every run gets the same random directions, each in units of its own filters."""
     key = jax.random.key(settings.seed)
-    directions = flatness.filter_normalized_directions(run.params, key=key, num=settings.directions)
+    directions = flatness.filter_normalized_directions(
+        run.params, key=key, num=settings.directions, filter_axis=filter_axes
+    )
     x = np.linspace(-settings.radius, settings.radius, settings.points)
     along = functools.partial(flatness.loss_slice, run.loss_fn, run.params, run.batches, x=x)
     lines: Plan = {f"line {i}": functools.partial(along, direction) for i, direction in enumerate(directions)}
