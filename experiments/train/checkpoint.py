@@ -1,29 +1,35 @@
-"""Checkpoints of a training run: the whole state, written whole or not at all, and checked when it is read."""
+"""Checkpoints of a training run: the whole state, written whole or not at all, and checked on both ways."""
 
 import contextlib
 import functools
+import logging
+import os
+import re
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import absl.logging
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, CustomSteps, LatestN
 
 from experiments.common.errors import UserError, require
+from experiments.train.integrity import inspect, make_record, not_finite, read_record
 from experiments.train.mesh import all_succeed, is_first
 
 FOLDER = "checkpoints"
+_PATIENCE = 10**8
+"""Seconds; orbax takes them from the wall clock, which may be set while it writes."""
 Scores = dict[str, Any]
 State = TypeVar("State")
 
 
 class Damaged(UserError):
-    """A checkpoint that cannot be read, or does not hold what was saved."""
+    """A checkpoint that cannot be read, does not hold what was saved, or holds what is not finite."""
 
 
 class Checkpoints:
@@ -31,7 +37,7 @@ class Checkpoints:
 
     def __init__(self, manager: ocp.CheckpointManager):
         self._manager = manager
-        self._checksums = jax.jit(checksums)
+        self._inspect = jax.jit(inspect)
 
     def steps(self) -> list[int]:
         """The steps that there are checkpoints of, in order."""
@@ -41,6 +47,11 @@ class Checkpoints:
         """Where the last one is, in words."""
         steps = self.steps()
         return f"The last good checkpoint is {self._place(steps[-1])}" if steps else "No checkpoint was saved"
+
+    def diverged(self, what: str) -> UserError:
+        """The error of a run whose numbers are not finite any more; names the last checkpoint when it is on disk."""
+        self.wait()
+        return UserError(f"{what}, and training stopped: try a smaller --learning-rate. {self.last()}")
 
     def save(self, step: int, state: Any, scores: Scores, accuracy: float | None) -> None:
         """Begins to write a checkpoint. It is written while training goes on; :meth:`wait` waits for it.
@@ -52,10 +63,15 @@ class Checkpoints:
           accuracy: what decides which checkpoint is the best one; None if it was not measured.
 
         Raises:
-          UserError: if the disk refuses this one or refused the one before.
+          UserError: if the parameters or the optimizer's state are not finite, and then nothing is written; if the
+            disk refuses this one or refused the one before.
         """
-        record = {"checksums": jax.device_get(self._checksums(state)).tolist(), "scores": scores}
-        parts = ocp.args.Composite(state=ocp.args.StandardSave(_by_name(state)), record=ocp.args.JsonSave(record))
+        arrays = _by_name(state)
+        sums, finite = jax.device_get(self._inspect(state))
+        if wrong := not_finite([*arrays], finite):
+            raise self.diverged(f"{', '.join(wrong[:3])} not finite after step {step}")
+        record = make_record(sums, scores)
+        parts = ocp.args.Composite(state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record))
         with self._explained(f"cannot write checkpoint {self._place(step)}"):
             self._manager.save(step, args=parts, metrics=None if accuracy is None else {"accuracy": accuracy})
 
@@ -85,13 +101,13 @@ class Checkpoints:
           expected: a pytree of ``jax.ShapeDtypeStruct``; with shardings, if the arrays are to be divided.
 
         Raises:
-          Damaged: if it cannot be read, or a checksum is wrong.
+          Damaged: if it cannot be read, a checksum is wrong, or it is of a run that had diverged.
           UserError: if it holds other arrays.
         """
         return all_succeed(functools.partial(self._restore, step, expected), elsewhere=Damaged)
 
     def restore_last(self, expected: State, say: Callable[[str], None]) -> tuple[State, Scores] | None:
-        """The last checkpoint that is whole; damaged ones after it are set aside and named to ``say``."""
+        """The last checkpoint that is good; damaged ones after it are set aside and named to ``say``."""
         for step in reversed(self.steps()):
             try:
                 return self.restore(step, expected)
@@ -107,16 +123,20 @@ class Checkpoints:
             _check_same(place, self._manager.item_metadata(step)["state"].tree, names)
             parts = ocp.args.Composite(state=ocp.args.StandardRestore(names), record=ocp.args.JsonRestore())
             found = self._manager.restore(step, args=parts)
-            arrays, record = found["state"], found["record"]
-            state = jax.tree.unflatten(jax.tree.structure(expected), [arrays[name] for name in names])
-            seen, scores = np.array(self._checksums(state)), record["scores"]
-            wrong = [name for name, a, b in zip(names, seen, record["checksums"], strict=True) if a != b]
+            state = jax.tree.unflatten(jax.tree.structure(expected), [found["state"][name] for name in names])
+            seen, finite = jax.device_get(self._inspect(state))
         except UserError:
             raise
         except Exception as error:  # orbax and tensorstore raise whatever they stumble over
             raise Damaged(f"checkpoint {place} is damaged ({type(error).__name__}: {_first_line(error)})") from error
-        if wrong:
+        try:
+            sums, scores = read_record(found["record"], len(names))
+        except UserError as error:
+            raise Damaged(f"checkpoint {place} is damaged: {error}") from error
+        if wrong := [name for name, a, b in zip(names, seen, sums, strict=True) if a != b]:
             raise Damaged(f"checkpoint {place} is damaged: {', '.join(wrong[:3])} are not what was saved")
+        if wrong := not_finite([*names], finite):
+            raise Damaged(f"checkpoint {place} is of a run that had diverged: {', '.join(wrong[:3])} not finite")
         return state, scores
 
     def _set_aside(self, step: int) -> None:
@@ -137,7 +157,8 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:  # tensorstore reports a full disk as a ValueError
-            raise UserError(f"{what}: {_first_line(error)}. {self.last()}") from error
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # as orbax gave up
+            raise UserError(f"{what}: {_reason(error)}. {self.last()}") from error
 
 
 @contextlib.contextmanager
@@ -148,12 +169,35 @@ def open_checkpoints(workdir: Path, *, keep: int = 1, always: tuple[int, ...] = 
       workdir: the folder of the run.
       keep: number of latest ones to keep, beside the best one.
       always: steps to keep, too.
+
+    Raises:
+      UserError: if orbax cannot read what it would write there.
     """
     best = BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
     policy = AnyPreservationPolicy([LatestN(keep), CustomSteps(list(always)), best])
-    options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
-    with contextlib.closing(Checkpoints(_manager(workdir, options))) as checkpoints:
+    patience = ocp.AsyncOptions(timeout_secs=_PATIENCE)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policy, cleanup_tmp_directories=True, async_options=patience
+    )
+    with _quiet(), contextlib.closing(Checkpoints(_manager(workdir, options))) as checkpoints:
         yield checkpoints
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Tensorstore prints no traceback for each array that a refused write has left behind.
+
+    It also prints them later, from its threads: after an error it stays so, as the run is over.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = before
 
 
 @contextlib.contextmanager
@@ -164,9 +208,24 @@ def read_checkpoints(workdir: Path) -> Iterator[Checkpoints]:
         yield checkpoints
 
 
+def check_place(workdir: Path) -> None:
+    """Refuses a folder whose name orbax would take for a pattern, and so not find again.
+
+    Raises:
+      UserError: if there is such a character in its path.
+    """
+    for character in "[*?":
+        require(
+            character not in str(workdir.absolute()),
+            f"checkpoints cannot lie in a folder with {character!r} in its path, got --workdir {workdir.absolute()}",
+        )
+
+
 def _manager(workdir: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
     """Orbax on a folder. What it reads is arrays and JSON: nothing in a checkpoint is ever run."""
+    check_place(workdir)
     absl.logging.set_verbosity(absl.logging.FATAL)  # orbax raises what it logs
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and what its futures log
     handlers: Any = {"state": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
     try:
         return ocp.CheckpointManager(workdir.absolute() / FOLDER, options=options, item_handlers=handlers)
@@ -197,25 +256,15 @@ def _check_same(place: Path, stored: Any, expected: dict[str, Any]) -> None:
     require(not differing, f"checkpoint {place} does not fit the run of its config:\n" + "\n".join(differing[:10]))
 
 
+def _reason(error: Exception) -> str:
+    """In one line; what the system said, if tensorstore quotes it."""
+    if isinstance(error, TimeoutError):
+        return f"{_first_line(error)} (was the clock of this machine set meanwhile? The same command goes on)"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    quoted = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(quoted[1])) if quoted else _first_line(error)
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:300]
-
-
-def checksums(tree: Any) -> jax.Array:
-    """One number per array, uint32, that any flipped bit changes; the same however the arrays are divided.
-
-    It is the sum of the array's 32-bit words, each times an odd number that depends on its place, modulo 2^32.
-    """
-    return jnp.stack([_checksum(leaf) for leaf in jax.tree.leaves(tree)])
-
-
-def _checksum(leaf: jax.Array) -> jax.Array:
-    if jnp.issubdtype(leaf.dtype, jnp.bool_):
-        leaf = leaf.astype(jnp.uint8)
-    width = 8 * leaf.dtype.itemsize
-    word = jnp.uint32 if width >= 32 else {16: jnp.uint16, 8: jnp.uint8}[width]
-    words = jax.lax.bitcast_convert_type(leaf, word).astype(jnp.uint32)
-    place = jnp.zeros(words.shape, jnp.uint32)
-    for axis in range(words.ndim):
-        place = place * jnp.uint32(words.shape[axis]) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-    return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)

@@ -1,6 +1,7 @@
 """The numbers of a training run: JSON lines, TensorBoard files, and what the optimizer saw."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]  (generated)
 
 import gam_jax
-from experiments.common.errors import UserError
+from experiments.common.errors import UserError, require
 from experiments.common.provenance import changes, provenance
 from experiments.common.store import Record, Store, open_store
 from experiments.train.mesh import is_first
@@ -83,9 +84,18 @@ def open_metrics(workdir: Path, config: dict[str, Any]) -> Iterator[Metrics]:
     if not is_first():
         yield Metrics(None, None)
         return
-    with open_store(workdir, {"config": config}, "metrics.jsonl", _ABOUT) as store:
+    checked = functools.partial(_with_config, workdir)
+    with open_store(workdir, {"config": config}, "metrics.jsonl", _ABOUT, complete=checked) as store:
         with _open_board(workdir / "tensorboard") as board:
             yield Metrics(store, board)
+
+
+def _with_config(workdir: Path, there: Any) -> Any:
+    """What ``config.json`` holds, if it can be compared with a config."""
+    config = there.get("config", {}) if isinstance(there, dict) else there
+    wanted = f"expected an object with a config: choose another --workdir, or delete {workdir}"
+    require(isinstance(config, dict), f"{workdir / 'config.json'} holds {repr(there)[:40]}, {wanted}")
+    return there
 
 
 @contextlib.contextmanager

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from experiments.common.errors import Stopped, UserError
+from experiments.common.errors import Stopped
 from experiments.common.progress import Progress, open_progress
 from experiments.common.provenance import session
 from experiments.data import Batch
-from experiments.train.checkpoint import Checkpoints, Scores, open_checkpoints
+from experiments.train.checkpoint import Checkpoints, Scores, check_place, open_checkpoints
 from experiments.train.config import TrainConfig
 from experiments.train.curves import draw_curves
 from experiments.train.mesh import all_succeed, is_first, make_mesh
@@ -36,6 +36,7 @@ def run(config: TrainConfig, command: str) -> Scores:
       UserError: if something cannot be done; nothing is written if that is known before the first step.
       Stopped: after SIGTERM.
     """
+    check_place(config.workdir)
     mesh = make_mesh(config.devices, config.batch_size)
     setup = all_succeed(functools.partial(set_up, config))
     programs = Programs(setup, mesh)
@@ -68,7 +69,7 @@ def train(
       command: how the user started this, for the record.
 
     Raises:
-      UserError: if the loss is not finite any more, or the disk refuses.
+      UserError: if loss, parameters or optimizer state are not finite any more, or the disk refuses.
       Stopped: after SIGTERM, when the state is saved.
     """
     last = checkpoints.restore_last(programs.abstract, progress.say)
@@ -77,6 +78,7 @@ def train(
     if start == setup.steps:
         return scores
     progress.begin(setup.config.optim.label, setup.steps, start)
+    _announce(setup, programs, progress)
     metrics.begin_session(start, session(command) | programs.compile(), progress.say)
     batches = setup.pipeline.train(start)
     clock = _Clock()
@@ -103,6 +105,18 @@ def train(
                 raise Stopped(f"stopped at step {step} of {setup.steps}: the same command goes on from there")
     checkpoints.wait()
     return scores
+
+
+_LARGE = 3_000_000
+"""Parameters of a network that may compile for minutes."""
+
+
+def _announce(setup: Setup, programs: Programs, progress: Progress) -> None:
+    """Says what is compiled, if that may take long."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(programs.abstract.params))
+    if count > _LARGE:
+        what = f"the training step of {setup.config.optim.label} on {setup.config.model.name}"
+        progress.say(f"compiling {what}, {count / 1e6:.1f} million parameters: this may take minutes")
 
 
 def _record(setup: Setup, state: TrainState, step: int) -> dict[str, Any]:
@@ -138,9 +152,8 @@ def _check_finite(state: TrainState, record: dict[str, Any], checkpoints: Checkp
     broken = int(state.broken)
     wrong = [name for name, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
     if broken >= 0 or wrong:
-        checkpoints.wait()
         what = f"the training loss is not finite at step {broken}" if broken >= 0 else f"{wrong[0]} is not finite"
-        raise UserError(f"{what}, and training stopped: try a smaller --learning-rate. {checkpoints.last()}")
+        raise checkpoints.diverged(what)
 
 
 class _Clock:

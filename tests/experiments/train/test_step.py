@@ -19,8 +19,8 @@ from experiments.data import DATA_SETS, augment
 from experiments.data.config import DataConfig
 from experiments.models.config import ModelConfig
 from experiments.optim.config import OptimConfig
-from experiments.train.checkpoint import checksums
 from experiments.train.config import TrainConfig
+from experiments.train.integrity import checksums
 from experiments.train.mesh import Mesh
 from experiments.train.programs import Programs
 from experiments.train.setup import set_up
