@@ -66,7 +66,7 @@ def check_params(params: PyTree, updates: PyTree) -> None:
     for path, leaf in jax.tree.leaves_with_path(params):
         dtype = getattr(leaf, "dtype", None)
         if not (isinstance(leaf, float) if dtype is None else jnp.issubdtype(dtype, jnp.floating)):
-            got = repr(leaf) if dtype is None else f"dtype {dtype}"
+            got = repr(leaf) if dtype is None else f"dtype {jnp.result_type(leaf)}"
             raise TypeError(
                 f"parameters must be real floating-point arrays, got {got} at params{jax.tree_util.keystr(path)}: "
                 "close over what is not trained"
@@ -107,7 +107,7 @@ def check_positive(name: str, value: Any, *, or_zero: bool = False) -> None:
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Raises unless the value is True or False."""
+    """Raises unless the value is a bool: the text "False", say, is true."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {name}={value!r}")
 

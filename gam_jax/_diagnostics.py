@@ -7,10 +7,12 @@ import jax
 import optax
 
 from gam_jax._hold import DropDiagnostics, Held
+from gam_jax._signature import readable
 from gam_jax._transform import State
 from gam_jax._types import PyTree
 
 
+@readable
 def diagnostics(opt_state: PyTree) -> dict[str, jax.Array]:
     """What every method of a chain saw on the last step on which it acted, by method and name.
 

@@ -120,6 +120,12 @@ def loss_of_update(loss_fn: LossFn, has_aux: bool) -> Loss:
     return Loss.create(loss_fn, has_aux, of="update()", reserved=("updates", "state", "params"), by_name=True)
 
 
+def loss_of_call(loss_fn: LossFn, has_aux: bool, *, needs_count: bool) -> Loss:
+    """The loss of ``gam_value_and_grad``, which takes the step count by name where it needs it."""
+    of, reserved = "gam_value_and_grad with a schedule or an interval", ("count",) if needs_count else ()
+    return Loss.create(loss_fn, has_aux, of=of, reserved=reserved, by_name=False)
+
+
 def bind(loss_fn: LossFn, has_aux: bool) -> Callable[[PyTree, Arguments], tuple[jax.Array, Any]]:
     """The loss as (params, (args, kwargs)) -> (scalar, aux), with its result checked."""
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gam_jax._checks import check_number
+from gam_jax._signature import readable
 from gam_jax._tree import add_scaled, global_norm, normalize, scale_by, widen
 from gam_jax._types import PyTree
 
@@ -98,6 +99,7 @@ def check_scaling(adaptive: Any) -> None:
         )
 
 
+@readable
 def asam_scaling(params: PyTree, *, eta: float = 0.01, biases: PyTree | None = None) -> PyTree:
     r"""ASAM's scaling as its authors run it, for ``adaptive=gam_jax.asam_scaling``.
 

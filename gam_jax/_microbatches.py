@@ -1,7 +1,7 @@
 """Microbatches: which arguments of the loss are split, into what, and how much each part weighs."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,18 +22,20 @@ class Microbatches:
     Attributes:
       arguments: the whole.
       number: of parts.
-      slices: the arrays that are split, each with a leading axis of that number.
-      rebuild: the arguments of one part from its slices.
+      rows: the arrays that are split.
+      rebuild: the arguments from these arrays, or those of one part from its slices of them.
       weights: of the parts, with mean one; None for equal ones.
       share: the weight of this replica, with mean one over the replicas; None for equal ones.
+      doubtful: arguments that stay whole because nobody said otherwise, though they are as long as the batch.
     """
 
     arguments: Arguments
     number: int = 1
-    slices: Any = ()
-    rebuild: Callable[[Any], Arguments] = lambda slices: slices
+    rows: Sequence[Any] = ()
+    rebuild: Callable[[Sequence[Any]], Any] = lambda rows: rows
     weights: jax.Array | None = None
     share: jax.Array | None = None
+    doubtful: Sequence[str] = ()
 
     @classmethod
     def create(cls, loss: Loss, arguments: Arguments, options: Options) -> "Microbatches":
@@ -44,19 +46,20 @@ class Microbatches:
         args, kwargs = arguments
         names = loss.names(args)
         named = {**dict(zip(names, args, strict=True)), **kwargs}
-        flags = _named_flags(named, options.microbatched, number)
-        slices, rebuild_named = _split(named, flags, number)
+        flags, doubtful = _flags(named, options.microbatched, number)
+        rows, rebuild_named = _rows(named, flags, number)
 
-        def rebuild(slices: Any) -> Arguments:
-            part = rebuild_named(slices)
+        def rebuild(rows: Sequence[Any]) -> Arguments:
+            part = rebuild_named(rows)
             return tuple(part[name] for name in names), {name: part[name] for name in kwargs}
 
         if weigh is None:
-            return cls(arguments, number, slices, rebuild)
-        raw = jax.vmap(lambda slices: _weight(weigh, [rebuild_named(slices)[name] for name in flags]))(slices)
-        mean = raw.mean()
+            return cls(arguments, number, rows, rebuild, doubtful=doubtful)
+        weight = lambda rows: _weight(weigh, [rebuild_named(rows)[name] for name in flags])  # noqa: E731
+        weights = jax.vmap(weight)(_split(rows, number))
+        mean = weights.mean()
         share = None if options.axis_name is None else _relative(mean, mean_over(options.axis_name, mean))
-        return cls(arguments, number, slices, rebuild, _relative(raw, mean), share)
+        return cls(arguments, number, rows, rebuild, _relative(weights, mean), share, doubtful)
 
     def mean(self, fn: Callable[[Arguments], tuple[Any, Any, Any]]) -> tuple[Any, Any, Any]:
         """``fn: arguments -> (value, aux, tree)``, value and tree averaged in float32 or wider, aux stacked."""
@@ -72,27 +75,35 @@ class Microbatches:
             new, aux = term(slices, weight)
             return add_scaled(total, 1.0 if weight is None else weight, new), aux
 
-        parts = self.slices, self.weights
-        like = jax.eval_shape(lambda part: term(*part)[0], jax.tree.map(lambda leaf: leaf[0], parts))
+        parts = _split(self.rows, self.number), self.weights
+        try:
+            like = jax.eval_shape(lambda part: term(*part)[0], jax.tree.map(lambda leaf: leaf[0], parts))
+        except (TypeError, ValueError) as error:
+            if not self.doubtful:
+                raise
+            raise ValueError(
+                f"the loss fails on a microbatch, which gets {self.doubtful} whole: if these have a row for each of "
+                f"the batch, name them in microbatched. {error}"
+            ) from error
         total, aux = jax.lax.scan(step, _wide_zeros(like), parts)
         value, tree = cast_like(scale_by(1 / self.number, total), like)
         return value, aux, tree
 
 
-def _named_flags(named: dict[str, Any], microbatched: Any, number: int) -> dict[str, PyTree]:
-    """What is split of each argument that is: a pytree of bools, a prefix of the argument."""
+def _flags(named: dict[str, Any], microbatched: Any, number: int) -> tuple[dict[str, PyTree], list[str]]:
+    """What is split of each argument that is, a pytree of bools, a prefix of the argument; and which are doubtful."""
     if microbatched is None:
-        return {_the_batch(named, number): True}
+        return _the_batch(named, number)
     if isinstance(microbatched, str):
         microbatched = (microbatched,)
     flags = dict(microbatched if isinstance(microbatched, Mapping) else dict.fromkeys(microbatched, True))
     unknown = [name for name in flags if name not in named]
     if unknown:
         raise ValueError(f"microbatched names arguments that the loss does not get: {unknown}, of {list(named)}")
-    return flags
+    return flags, []
 
 
-def _the_batch(named: dict[str, Any], number: int) -> str:
+def _the_batch(named: dict[str, Any], number: int) -> tuple[dict[str, PyTree], list[str]]:
     """The argument called batch, or else the only one that holds arrays."""
     sizes = {name: _sizes(name, argument) for name, argument in named.items()}
     arrays = [name for name in named if sizes[name]]
@@ -101,8 +112,9 @@ def _the_batch(named: dict[str, Any], number: int) -> str:
     name = "batch" if "batch" in arrays else arrays[0]
     if name != "batch" and len(arrays) > 1:
         raise ValueError(
-            f"num_microbatches={number}: no argument of the loss is called batch, and any of {arrays} could be split. "
-            f"Name those that are, as in microbatched={tuple(arrays)}; what it leaves out every microbatch sees whole"
+            f"num_microbatches={number}: no argument that holds arrays is called batch, and any of {arrays} could be "
+            f"split. Name those that are, as in microbatched={tuple(arrays)}; what it leaves out "
+            "every microbatch sees whole"
         )
     # Parts of one row broadcast against what was not split: a wrong number without an error.
     rows = set(sizes[name].values())
@@ -112,7 +124,7 @@ def _the_batch(named: dict[str, Any], number: int) -> str:
             f"num_microbatches={number} makes parts of one row, and {alike} are as long as {name!r}: say which of them "
             f"are split, as in microbatched={(name, *alike)} or microbatched={name!r}"
         )
-    return name
+    return {name: True}, alike
 
 
 def _sizes(path: str, argument: Any) -> dict[str, int]:
@@ -121,14 +133,13 @@ def _sizes(path: str, argument: Any) -> dict[str, int]:
     return {path + jax.tree_util.keystr(p): np.shape(leaf)[0] for p, leaf in leaves if np.ndim(leaf)}
 
 
-def _split(named: dict[str, Any], flags: dict[str, PyTree], number: int) -> tuple[list[Any], Callable[[Any], Any]]:
-    """Splits the leading axis of what is flagged into (number, rest).
-
-    Row r of the batch goes to microbatch r mod number, so that a batch sharded over devices stays where it is. Scalars
-    and typed random keys are not split.
+def _rows(
+    named: dict[str, Any], flags: dict[str, PyTree], number: int
+) -> tuple[list[Any], Callable[[Sequence[Any]], dict[str, Any]]]:
+    """The arrays that have rows to be split, among what is flagged; scalars and typed random keys have none.
 
     Returns:
-      ``(slices, rebuild)``: the split arrays, and the arguments by name again from one slice of each.
+      ``(rows, rebuild)``: the arrays, and a function to the arguments by name again from such arrays.
     """
 
     def check(path: Any, flag: Any, group: Any) -> Any:
@@ -160,17 +171,26 @@ def _split(named: dict[str, Any], flags: dict[str, PyTree], number: int) -> tupl
     if not any(is_split):
         raise ValueError(f"num_microbatches={number} but {list(flags)} hold no array with a leading axis to split")
 
-    def rows(leaf: Any) -> jax.Array:
-        shape = jnp.shape(leaf)
-        return jnp.swapaxes(jnp.reshape(leaf, (shape[0] // number, number, *shape[1:])), 0, 1)
-
-    def rebuild(slices: Any) -> Any:
-        remaining = iter(slices)
+    def rebuild(rows: Sequence[Any]) -> dict[str, Any]:
+        remaining = iter(rows)
         return jax.tree.unflatten(
             structure, [next(remaining) if s else leaf for s, leaf in zip(is_split, leaves, strict=True)]
         )
 
-    return [rows(leaf) for s, leaf in zip(is_split, leaves, strict=True) if s], rebuild
+    return [leaf for s, leaf in zip(is_split, leaves, strict=True) if s], rebuild
+
+
+def _split(rows: Sequence[Any], number: int) -> list[jax.Array]:
+    """Splits the leading axis of each array into (number, rest).
+
+    Row r of the batch goes to microbatch r mod number, so that a batch sharded over devices stays where it is.
+    """
+
+    def split(leaf: Any) -> jax.Array:
+        shape = jnp.shape(leaf)
+        return jnp.swapaxes(jnp.reshape(leaf, (shape[0] // number, number, *shape[1:])), 0, 1)
+
+    return [split(leaf) for leaf in rows]
 
 
 def _weight(weigh: Callable[..., Any], parts: list[Any]) -> jax.Array:

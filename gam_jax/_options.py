@@ -108,8 +108,8 @@ class Options:
         check_names("microbatched", self.microbatched)
         if not (self.microbatch_weight is None or callable(self.microbatch_weight)):
             raise TypeError(
-                "microbatch_weight must be a function of what is split, or None (in optax.inject_hyperparams name it "
-                f"in static_args), got microbatch_weight={self.microbatch_weight!r}"
+                "microbatch_weight must be a function of the arguments that are split, or None, got "
+                f"microbatch_weight={self.microbatch_weight!r}"
             )
         if self.per_replica and self.axis_name is None:
             raise ValueError("per_replica=True needs the axis_name of the replicas, got axis_name=None")

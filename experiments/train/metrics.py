@@ -119,9 +119,8 @@ def diagnostics(opt_state: Any, links: Sequence[str]) -> dict[str, float]:
       opt_state: the state of an optax chain.
       links: names of the chain's links that have diagnostics, in their order.
     """
-    found = {
-        tuple(key.split("/")): float(value) for key, value in jax.device_get(gam_jax.diagnostics(opt_state)).items()
-    }
-    methods = dict.fromkeys(method for method, _ in found)
-    link_of = dict(zip(methods, links, strict=True))
-    return {f"{link_of[method]}_{name}": value for (method, name), value in found.items()}
+    found = gam_jax.diagnostics(opt_state)
+    values = jax.device_get(list(found.values()))
+    names = [key.split("/") for key in found]
+    link_of = dict(zip(dict.fromkeys(method for method, _ in names), links, strict=True))
+    return {f"{link_of[method]}_{name}": float(value) for (method, name), value in zip(names, values, strict=True)}

@@ -90,7 +90,7 @@ def reader(batches: Any) -> Read:
     is_leaf = jax.tree_util.treedef_is_leaf(jax.tree.structure(batches))
     if isinstance(batches, list) or (is_leaf and not hasattr(batches, "shape")):
         if not isinstance(batches, Iterable) or isinstance(batches, str | bytes):
-            raise TypeError(f"batches must be a stacked pytree of arrays or an iterable of batches, got {batches=}")
+            raise TypeError(f"batches must be a stacked pytree of arrays or an iterable of batches, got {batches!r}")
         return lambda: ((batch,) for batch in batches)
     count = _stacked_length(batches)
     return lambda: ((_take(batches, i),) for i in range(count))

@@ -12,7 +12,7 @@ from gam_jax._curvature import Point
 from gam_jax._engine import Engine
 from gam_jax._hold import bound, drop_nonfinite
 from gam_jax._interval import on_interval
-from gam_jax._loss import Loss
+from gam_jax._loss import loss_of_call
 from gam_jax._options import OptionArgs, Options, with_options
 from gam_jax._signature import release
 from gam_jax._transform import Diagnostics, State, from_rule, resolve
@@ -115,11 +115,10 @@ def gam(
 
     Args:
       loss_fn: ``loss_fn(params, ...) -> scalar``. Its other arguments are passed to ``update`` by name, as in
-        ``tx.update(grads, state, params, batch=batch)``, so that they have names other than ``updates``, ``state`` and
-        ``params``; names that it does not take are ignored. A model that is not a pytree of arrays (nnx, equinox) is
-        split: the loss takes the trained arrays and merges the rest. All passes see the same arguments, random keys
-        too. Gradient norms, hence rho and alpha, scale with what it returns: the mean over a batch, say, where the
-        paper writes a sum.
+        ``tx.update(grads, state, params, batch=batch)``, hence not called ``updates``, ``state`` or ``params``;
+        names that it does not take are ignored. Of a model of nnx or equinox it takes the trained arrays and merges the
+        rest. All passes see the same arguments, random keys too. Gradient norms, hence rho and alpha, scale with what
+        it returns: the mean over a batch, say, where the paper writes a sum.
       rho: perturbation radius, in units of the parameters. A float, a traced scalar or a schedule of this
         transformation's step count, clamped at 0. The paper tunes over {.05, .1, .2, .5, 1, 2}. Or a pytree of these
         with the structure of the parameters or a prefix of it, such as one for each layer: then each leaf has its own
@@ -222,9 +221,7 @@ def gam_value_and_grad(
     check_radii("rho", rho)
     check_coefficient("alpha", alpha)
     needs_count = any(callable(leaf) for leaf in jax.tree.leaves((rho, alpha))) or settings.interval != 1
-    reserved = ("count",) if needs_count else ()
-    of = "gam_value_and_grad with a schedule or an interval"
-    loss = Loss.create(release(loss_fn), settings.has_aux, of=of, reserved=reserved, by_name=False)
+    loss = loss_of_call(release(loss_fn), settings.has_aux, needs_count=needs_count)
 
     def value_and_grad(params: PyTree, /, *args: Any, **kwargs: Any) -> Any:
         count: Any = kwargs.pop("count", None) if needs_count or not loss.takes("count") else None

@@ -31,14 +31,17 @@ def test_steps_outside_jit_compile_once(interval):
     compiled = []
     tx = optax.chain(gam_jax.gam(loss_fn, 0.1, 0.5, interval=interval), optax.sgd(0.1))
     params, state = PARAMS, tx.init(PARAMS)
+
+    def listen(name, *_, **__):
+        if "backend_compile" in name:
+            compiled.append(name)
+
     for i in range(5):
         if i == 2:
-            jax.monitoring.register_event_duration_secs_listener(
-                lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
-            )
+            jax.monitoring.register_event_duration_secs_listener(listen)
         updates, state = tx.update(jax.grad(loss_fn)(params), state, params)
         params = optax.apply_updates(params, updates)
-    jax.monitoring.clear_event_listeners()
+    jax.monitoring.unregister_event_duration_listener(listen)
     assert compiled == []
     expected, _ = run(
         gam_jax.gam(loss_fn, 0.1, 0.5, interval=2), PARAMS, gam_jax.gam(loss_fn, 0.1, 0.5).init(PARAMS), 5

@@ -189,7 +189,11 @@ def test_errors_of_the_loss_itself_stay():
         gam_jax.gam_value_and_grad(broken, 0.1, 0.5)(params, x)
 
 
-@pytest.mark.parametrize("leaf", [jnp.tanh, "relu", 3, True, np.array(["a"]), np.arange(2)], ids=str)
+@pytest.mark.parametrize(
+    "leaf",
+    [jnp.tanh, "relu", 3, True, np.array(["a"]), np.arange(2)],
+    ids=["function", "text", "int", "bool", "texts", "ints"],
+)
 def test_leaves_that_cannot_be_trained(leaf):
     with pytest.raises(TypeError, match=r"at params\['net'\]\[1\]: close over what is not trained"):
         gam_jax.sam(loss_fn, 0.1).init({"net": [params, leaf]})
