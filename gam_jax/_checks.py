@@ -66,7 +66,8 @@ def check_params(params: PyTree, updates: PyTree) -> None:
     for path, leaf in jax.tree.leaves_with_path(params):
         dtype = getattr(leaf, "dtype", None)
         if not (isinstance(leaf, float) if dtype is None else jnp.issubdtype(dtype, jnp.floating)):
-            got = repr(leaf) if dtype is None else f"dtype {jnp.result_type(leaf)}"
+            known = dtype is not None and jnp.issubdtype(dtype, jnp.number)
+            got = repr(leaf) if dtype is None else f"dtype {jnp.result_type(leaf) if known else dtype}"
             raise TypeError(
                 f"parameters must be real floating-point arrays, got {got} at params{jax.tree_util.keystr(path)}: "
                 "close over what is not trained"
