@@ -25,10 +25,10 @@ demo: $(STAMP)
 	@$(BIN)/python -m experiments.main compare --config digits
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n 2 -q -m "not slow"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow"
 
 test-slow: $(STAMP)
-	@$(BIN)/python -m pytest -n 2 -q -m slow
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -q -m slow
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
