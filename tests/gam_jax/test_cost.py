@@ -32,7 +32,7 @@ def test_sam_and_gam(network):
     assert 6.35 < step_cost(network, "sam", "gam")[0] < 7.02
 
 
-@networks
+@pytest.mark.parametrize("network", ["ResNet", pytest.param("ViT", marks=pytest.mark.slow)])
 def test_skipped_steps_cost_one_gradient(network):
     plain, _ = step_cost(network)
     for method in ("gam", "sam", "accelerated_gam"):

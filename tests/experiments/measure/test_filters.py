@@ -28,6 +28,7 @@ def test_every_network_is_known(name):
         assert ours == by_name or path[-1].key in ("class_token", "positions"), (path, leaf.shape)
 
 
+@pytest.mark.slow
 def test_the_landscape_of_a_vit_is_normalised_layer_by_layer(monkeypatch):
     model = build(ModelConfig(name="vit", width=0.1, depth=3), (8, 8, 1), 10)
     params, _ = model.init(jax.random.key(0))

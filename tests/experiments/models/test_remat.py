@@ -72,6 +72,7 @@ def remat_memory(network, hvp):
     return memory(remat) / memory(plain)
 
 
+@pytest.mark.slow
 def test_remat_of_a_scanned_network_saves_memory_with_gam():
     assert remat_memory("vit", "jvp") < 0.5
 

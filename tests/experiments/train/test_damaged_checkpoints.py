@@ -127,7 +127,7 @@ sys.exit(main.main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("largest", [0, 16000])  # no file at all, and not the arrays
+@pytest.mark.parametrize("largest", [0, pytest.param(16000, marks=pytest.mark.slow)])  # no file, not the arrays
 def test_a_disk_that_refuses_a_checkpoint_is_one_line(tmp_path, largest):
     arguments = ("--method", "plain", "--averaging", "none", "--model.hidden", "128", "--steps", "4")
     run = train_elsewhere(REFUSING, tmp_path, *arguments, before=[str(largest)])

@@ -84,6 +84,7 @@ def test_giving_up_warns_and_tells_the_residual(x64):
     assert abs(found.values[0] - 1) <= found.residuals[0] < 0.1
 
 
+@pytest.mark.slow
 def test_float32_is_as_good_as_its_products():
     loss_fn, params, data = network()
     exact = np.linalg.eigvalsh(dense_hessian(loss_fn, params, data))[::-1]

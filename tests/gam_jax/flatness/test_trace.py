@@ -20,6 +20,7 @@ def test_trace_is_exact_with_a_probe_for_each_parameter(x64):
     assert found.standard_error == 0
 
 
+@pytest.mark.slow
 def test_trace_has_the_analytic_variance_and_reports_it(x64):
     loss_fn, params, data = network()
     h = dense_hessian(loss_fn, params, data)
