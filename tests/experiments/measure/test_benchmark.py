@@ -139,7 +139,7 @@ def test_every_method_is_a_case_of_its_own():
     found = after_one_step(config(intervals=(1,)))
     acting = [name for name, phase in found if phase == "acting"]
     assert len(acting) == len(METHODS) + 3 + 2 + 1
-    own = [row.label for row in METHODS.values()]
+    own = [row.label for name, row in METHODS.items() if name != "friendly_sam"]  # its first step is SAM's
     assert len({tuple(np.round(found[name, "acting"], 7)) for name in own}) == len(own)
 
 
