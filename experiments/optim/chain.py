@@ -116,7 +116,7 @@ def phases(interval: int) -> dict[bool, dict[str, Any]]:
 
 
 def make_chain(optim: OptimConfig, loss_fn: Callable[..., Any], steps: int, **options: Any) -> Chain:
-    """The optimizer; for the options see :func:`experiments.optim.build`.
+    """The optimizer; for the options see :func:`build`.
 
     Raises:
       UserError: if a number does not suit the method.

@@ -22,7 +22,7 @@ _ROWS = 500
 
 
 class Wanted(NamedTuple):
-    """What to measure of a final run; fields of :class:`experiments.config.CompareConfig`."""
+    """What to measure of a final run; fields of :class:`experiments.study.config.CompareConfig`."""
 
     measure: tuple[Quantity, ...]
     measure_examples: int
