@@ -20,6 +20,7 @@ ModelName = Literal[
     "vit",
     "vit_s32",
     "vit_b32",
+    "vit_b16",
     "efficientnet_b0",
     "swin_t",
 ]

@@ -35,7 +35,7 @@ class Chain(NamedTuple):
 
 
 def build(config: OptimConfig, loss_fn: Callable[..., Any], steps: int, **options: Any) -> Chain:
-    """The optax chain: the method's links (SAM before GAM), then the base optimizer with its weight decay.
+    """The optax chain: the method's links (SAM before GAM), clipping, then the base optimizer with its weight decay.
 
     Args:
       config: what to build.
@@ -57,7 +57,8 @@ def build(config: OptimConfig, loss_fn: Callable[..., Any], steps: int, **option
     else:
         matrices = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)  # noqa: E731
         base = [optax.adamw(learning_rate, config.momentum, weight_decay=config.weight_decay, mask=matrices)]
-    return Chain(optax.chain(*links.values(), *base), learning_rate, tuple(links))
+    clipped = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
+    return Chain(optax.chain(*links.values(), *clipped, *base), learning_rate, tuple(links))
 
 
 def _links(

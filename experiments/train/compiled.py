@@ -18,7 +18,7 @@ from experiments.optim.chain import acts, make_chain, phases
 from experiments.optim.config import OptimConfig
 from experiments.train.mesh import Mesh
 from experiments.train.setup import Setup
-from experiments.train.state import AVERAGING, Sums, TrainState, initial_state, initial_weights
+from experiments.train.state import Sums, TrainState, averaging, initial_state, initial_weights
 from experiments.train.step import evaluation_step, running_statistics, train_step
 
 _HIDING = ("__cublas", "__cudnn", "__onednn")
@@ -82,11 +82,11 @@ class MethodPrograms:
         shapes = jax.eval_shape(setup.init)
         self._layout = task.mesh.state(shapes)
         self.abstract: TrainState = jax.tree.map(_lying, shapes, self._layout)
-        averaging = AVERAGING[setup.config.averaging]
-        initial = functools.partial(initial_state, setup.chain.tx.init, setup.config.averaging)
+        mean = averaging(setup.config)
+        initial = functools.partial(initial_state, setup.chain.tx.init, mean.init)
         self.initial = jax.jit(initial, out_shardings=self._layout, donate_argnums=0)
-        self.validate = jax.jit(averaging.validate, out_shardings=self._layout.averaging)
-        self.average = jax.jit(averaging.average, out_shardings=self._layout.params)
+        self.validate = jax.jit(mean.validate, out_shardings=self._layout.averaging)
+        self.average = jax.jit(mean.average, out_shardings=self._layout.params)
         self._compiled: dict[bool, Any] = {}
 
     def lower(self, step: Step, *data: Any, donate: bool = True) -> Any:
@@ -142,6 +142,19 @@ class MethodPrograms:
     def temporary_bytes(self) -> int | None:
         """Memory beside arguments and results of a call on which the method acts."""
         return getattr(self._compiled[True].memory_analysis(), "temp_size_in_bytes", None)
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Memory of a call on which the method acts: arguments, results that are not among them, and the rest."""
+        memory = self._compiled[True].memory_analysis()
+        if memory is None:
+            return None
+        kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return kept + memory.temp_size_in_bytes
+
+    def looped(self, opcode: str) -> int:
+        """How many instructions of a kind stand in loops or branches of the step on which the method acts."""
+        return parse(self._compiled[True].as_text()).looped(opcode)
 
 
 def _lying(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:

@@ -18,7 +18,7 @@ from experiments.optim.config import OptimConfig, with_method
 from experiments.optim.methods import METHODS, SHARED, Method, released
 from experiments.train.config import TrainConfig
 from experiments.train.setup import Setup
-from experiments.train.state import TrainState, initial_state, initial_weights
+from experiments.train.state import TrainState, averaging, initial_state, initial_weights
 from experiments.train.step import LossFn, train_step
 
 _OWN = {"accelerated_gam": released(rho=0.2, rho_prime=0.02, alpha=0.6, beta=0.5, gamma=0.03)}
@@ -102,7 +102,9 @@ def _step(setup: Setup, tx: Any, loss_fn: LossFn | None = None) -> Step:
 
 
 def _init(setup: Setup, tx: Any) -> Callable[[], TrainState]:
-    return lambda: initial_state(tx.init, "none", initial_weights(setup.model.init, setup.config.seed))
+    return lambda: initial_state(
+        tx.init, averaging(setup.config).init, initial_weights(setup.model.init, setup.config.seed)
+    )
 
 
 def _value_and_grad_case(plain: Setup, num_microbatches: int) -> Case:

@@ -1,0 +1,46 @@
+"""Mixup: an image and its label are mixed with those of another row of the batch."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Mixed(NamedTuple):
+    """Labels of mixed images, each of shape (batch,).
+
+    Attributes:
+      label: the class of the larger share, int32.
+      other: the class of the smaller one, int32.
+      share: the larger share, float32 in [1/2, 1].
+    """
+
+    label: jax.Array
+    other: jax.Array
+    share: jax.Array
+
+
+def mixup(key: jax.Array, strength: float, images: jax.Array, labels: jax.typing.ArrayLike) -> tuple[jax.Array, Mixed]:
+    r"""Mixes each row of a batch with the one before it, the first with the last (Zhang et al. 2018).
+
+    .. math:: x_i \leftarrow s x_i + (1 - s) x_{i-1}, \quad s = \max(\lambda, 1 - \lambda), \quad
+       \lambda \sim \mathrm{Beta}(a, a)
+
+    1. One share s for the whole batch, and neighbours rather than a random order, as in big_vision: rows come in a
+       random order, and over devices only one row of each travels. The paper has an s in [0, 1]; its mixture has the
+       same distribution, and here a row keeps its own label as the larger one.
+
+    Args:
+      key: of the batch.
+      strength: a, above 0; 0.2 is light, 1 is uniform.
+      images: float, [batch, height, width, channels], normalised or not.
+      labels: int, [batch].
+
+    Returns:
+      The images, and what they are of.
+    """
+    drawn = jax.random.beta(key, strength, strength)
+    share = jnp.maximum(drawn, 1 - drawn).astype(images.dtype)
+    labels = jnp.asarray(labels)
+    mixed = share * images + (1 - share) * jnp.roll(images, 1, axis=0)
+    return mixed, Mixed(labels, jnp.roll(labels, 1), jnp.full(labels.shape, share))
