@@ -129,12 +129,12 @@ class MethodPrograms:
         Loops count as often as they run, unlike in XLA's own count. None where that cannot be told: a loop may run as
         often as the data say, and a GPU's libraries hide products.
         """
-        texts = [self._compiled[acts].as_text() for acts in (True, min(self._compiled))]
-        if any(library in text for text in texts for library in _HIDING):
+        texts = {acts: compiled.as_text() for acts, compiled in self._compiled.items()}
+        if any(library in text for text in texts.values() for library in _HIDING):
             return None
         try:
-            acting, between = map(parse, texts)
-            return acting.total(matmul_flops, max), between.total(matmul_flops, min)
+            found = {acts: parse(text) for acts, text in texts.items()}
+            return found[True].total(matmul_flops, max), found[min(found)].total(matmul_flops, min)
         except ValueError:
             return None
 
