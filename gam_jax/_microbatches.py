@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gam_jax._calls import check_takes
 from gam_jax._loss import Arguments, Loss
 from gam_jax._options import Options
 from gam_jax._replicas import as_varying, mean_over, varying_axes
@@ -144,7 +145,7 @@ def _rows(
 
     def check(path: Any, flag: Any, group: Any) -> Any:
         name = path[0].key + jax.tree_util.keystr(path[1:])
-        if not isinstance(flag, bool):
+        if not isinstance(flag, bool | np.bool_):
             raise TypeError(f"microbatched must hold names and bools, got {flag!r} at {name}")
         sizes = _sizes(name, group) if flag else {}
         if len(set(sizes.values())) > 1:
@@ -169,7 +170,9 @@ def _rows(
     is_split = jax.tree.leaves(jax.tree.map_with_path(check, every, named))
     leaves, structure = jax.tree.flatten(named)
     if not any(is_split):
-        raise ValueError(f"num_microbatches={number} but {list(flags)} hold no array with a leading axis to split")
+        raise ValueError(
+            f"num_microbatches={number} but what is microbatched, {flags}, holds no array with a leading axis to split"
+        )
 
     def rebuild(rows: Sequence[Any]) -> dict[str, Any]:
         remaining = iter(rows)
@@ -195,7 +198,12 @@ def _split(rows: Sequence[Any], number: int) -> list[jax.Array]:
 
 def _weight(weigh: Callable[..., Any], parts: list[Any]) -> jax.Array:
     """The weight of a microbatch, NaN for a negative one."""
-    weight = jnp.asarray(weigh(*parts))
+    check_takes("microbatch_weight", weigh, *(f"argument {i}" for i in range(len(parts))))
+    got = weigh(*parts)
+    try:
+        weight = jnp.asarray(got)
+    except (TypeError, ValueError):
+        raise TypeError(f"microbatch_weight must give a real scalar, got {got!r}") from None
     if weight.shape or not jnp.issubdtype(weight.dtype, jnp.number) or jnp.iscomplexobj(weight):
         raise TypeError(f"microbatch_weight must give a real scalar, got shape {weight.shape} and {weight.dtype}")
     weight = weight.astype(wide_dtype(weight))

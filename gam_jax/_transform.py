@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gam_jax._checks import check_coefficient, check_params, check_radii, is_prefix
+from gam_jax._checks import check_coefficient, check_params, check_radii, check_scalar, check_state, is_prefix
 from gam_jax._engine import Engine
 from gam_jax._hold import DropDiagnostics, bound, drop_nonfinite, hold, last_finite, nothing_held
 from gam_jax._interval import on_interval
@@ -101,10 +101,11 @@ def from_rule(
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, State]:
         check_params(params, updates)
+        check_state(state, init, params)
         engine = Engine.create(loss, params, loss.pick(extra_args), options)
         updates = engine.before(jax.tree.map(jnp.asarray, updates))
         updates = cast_like(updates, updates)  # drops weak types, which both branches below must agree on
-        values = {name: resolve(value, state.count, engine.params) for name, value in coefficients.items()}
+        values = {name: resolve(name, value, state.count, engine.params) for name, value in coefficients.items()}
 
         def act() -> tuple[PyTree, Any, Any, Any]:
             new, seen, remembered = remembering(engine, updates, state.memory, **values)
@@ -135,7 +136,7 @@ def _without_memory(rule: Rule) -> Rule:
     return lambda engine, updates, memory, **coefficients: (*rule(engine, updates, **coefficients), memory)
 
 
-def resolve(value: ScalarOrSchedule, count: Any, params: PyTree) -> Any:
+def resolve(name: str, value: ScalarOrSchedule, count: Any, params: PyTree) -> Any:
     """The coefficient at this step, in the dtype of norms; schedules that dip below zero are clamped there.
 
     Radii, a pytree of coefficients with the structure of the parameters or a prefix of it, are resolved one by one. A
@@ -144,13 +145,15 @@ def resolve(value: ScalarOrSchedule, count: Any, params: PyTree) -> Any:
     radii = not jax.tree_util.all_leaves([value]) and is_prefix(value, params)
     if callable(value) and not radii:
         value = value(count)
+        for leaf in jax.tree.leaves(value) if name == "rho" and value is not None else [value]:
+            check_scalar(f"{name}(count)", leaf)
     if not jax.tree_util.all_leaves([value]):
         if not is_prefix(value, params):
             raise ValueError(
                 "rho must be a number or a pytree of numbers with the structure of the parameters, "
                 f"{jax.tree.structure(params)}, or a prefix of it, got {jax.tree.structure(value)}"
             )
-        return jax.tree.map(lambda leaf: resolve(leaf, count, params), value)
+        return jax.tree.map(lambda leaf: resolve(name, leaf, count, params), value)
     now = jnp.asarray(value)
     return jnp.maximum(now.astype(wide_dtype(*jax.tree.leaves(params))), 0)
 

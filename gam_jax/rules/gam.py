@@ -7,7 +7,14 @@ from typing import Any, Unpack, get_args
 import jax
 import optax
 
-from gam_jax._checks import check_choice, check_coefficient, check_params, check_radii
+from gam_jax._calls import check_arguments
+from gam_jax._checks import (
+    check_choice,
+    check_coefficient,
+    check_count,
+    check_params,
+    check_radii,
+)
 from gam_jax._curvature import Point
 from gam_jax._engine import Engine
 from gam_jax._hold import bound, drop_nonfinite
@@ -228,10 +235,13 @@ def gam_value_and_grad(
         if needs_count and count is None:
             raise TypeError("a schedule or an interval needs the step count: call f(params, ..., count=step)")
         check_params(params, params)
+        if needs_count:
+            check_count("count", count, at_least=0)
+        check_arguments(loss.signature, args, kwargs)
         engine = Engine.create(loss, params, (args, kwargs), settings)
 
         def act() -> tuple[Any, PyTree]:
-            rho_now, alpha_now = (resolve(value, count, params) for value in (rho, alpha))
+            rho_now, alpha_now = (resolve(*item, count, params) for item in (("rho", rho), ("alpha", alpha)))
             point, update, _ = _algorithm_1(engine, None, rho_now, alpha_now, ascent_hvp)
             update = cast_like(update, engine.params)
             if settings.drop_nonfinite:
