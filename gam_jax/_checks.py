@@ -134,17 +134,17 @@ def _check_floating(what: str, name: str, tree: PyTree, advice: str) -> None:
             )
 
 
-def check_state(state: Any, init: Callable[[PyTree], Any], params: PyTree) -> None:
-    """Raises unless the state has the fields and shapes of what ``init`` gives for the parameters."""
-    like = jax.eval_shape(init, params)
-    expected, got = (jax.tree.structure(tuple(s) if isinstance(s, tuple) else s) for s in (like, state))
+def check_first_like(name: str, value: Any, make: Callable[[PyTree], Any], params: PyTree) -> None:
+    """Raises unless a state or a memory has the fields and shapes of the first one, which ``make`` makes."""
+    first = jax.eval_shape(make, params)
+    expected, got = (jax.tree.structure(tuple(s) if isinstance(s, tuple) else s) for s in (first, value))
     if got != expected:
-        shown = repr(state) if jax.tree_util.all_leaves([state]) else got
-        raise TypeError(f"state must be what init returned for the same options, {expected}, got {shown}")
-    for (path, leaf), wanted in zip(jax.tree.leaves_with_path(state), jax.tree.leaves(like), strict=True):
+        shown = repr(value) if jax.tree_util.all_leaves([value]) else got
+        raise TypeError(f"{name} must be like the first one of the same options, {expected}, got {shown}")
+    for (path, leaf), wanted in zip(jax.tree.leaves_with_path(value), jax.tree.leaves(first), strict=True):
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic) or leaf.shape != wanted.shape:
-            where = f"state{jax.tree_util.keystr(path)}"
-            raise ValueError(f"state must be what init returned: {where} must be of shape {wanted.shape}, got {leaf!r}")
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{where} must have the shape {wanted.shape}, as the first one had, got {leaf!r}")
 
 
 def check_key(key: Any) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gam_jax._checks import check_count, check_number, check_params, check_scalar, check_state
+from gam_jax._checks import check_count, check_first_like, check_number, check_params, check_scalar
 from gam_jax._signature import readable
 from gam_jax._tree import all_finite, widen
 from gam_jax._types import PyTree
@@ -135,7 +135,7 @@ def swad(*, start_patience: int = 3, end_patience: int = 6, tolerance_ratio: flo
         if not isinstance(state, SwadState):
             raise TypeError(f"state must be what init returned, a SwadState, got {state!r}")
         check_params(params, params)
-        check_state(state, init, params)
+        check_first_like("state", state, init, params)
 
     def update(state: SwadState, params: PyTree) -> SwadState:
         check(state, params)

@@ -36,8 +36,9 @@ def update(tx, params=PARAMS, updates=PARAMS, state=None, **extra):
     return jax.eval_shape(lambda: tx.update(updates, state, params, **({"batch": BATCH} | extra)))
 
 
-def evaluate(value_and_grad, params=PARAMS, batch=BATCH, **extra):
-    return jax.eval_shape(lambda: value_and_grad(params, batch, **extra))
+def evaluate(value_and_grad, params=PARAMS, batch=BATCH, count=0, memory=PARAMS):
+    """The same in the form without a state; who needs neither count nor memory leaves them out."""
+    return jax.eval_shape(lambda: value_and_grad(params, batch, count=count, memory=memory))
 
 
 def rows(values, error, but=()):
@@ -91,6 +92,11 @@ COUNT = rows(
      jnp.ones(2, int), jnp.asarray(2.0), np.array(None), np.array("2"), 2**31, 10**400],
     ValueError,
 )  # fmt: skip
+PARTS = [*COUNT, (3, ValueError, "=3 and a batch of 4"), (8, ValueError, "=8 and a batch of 4")]
+INTEGER = [
+    *rows([2.5, True, "2", None, np.nan, [2], {}, 1j, OPAQUE, KEY, jnp.ones(2, int), np.array("2"), len], TypeError),
+    *rows([0, -3], ValueError),
+]
 FLAG = rows(["False", "", b"", 0, 1, None, 0.0, np.nan, [True], {}, (), OPAQUE, jnp.asarray(True), len, 1j], TypeError)
 CHOICE = rows(
     ["hessian", "", "SKIP", b"skip", 0, 1.0, True, ["skip"], ("jvp",), {}, OPAQUE, np.ones(2), np.array("skip"), 1j],

@@ -22,11 +22,13 @@ from tests.gam_jax.bad_values import (
     COEFFICIENT,
     COUNT,
     FLAG,
+    INTEGER,
     KEY,
     NO_FUNCTION,
     NUMBER,
     OPAQUE,
     PARAMS,
+    PARTS,
     POSITIVE,
     RADII,
     SIGNATURES,
@@ -50,26 +52,32 @@ class Callee(NamedTuple):
     fractions: tuple[str, ...] = ()
 
 
-METHODS = {
+LINKS = {
     name: Callee(m.factory, {"loss_fn": never, **m.coefficients, **m.options}, update, m.fractions)
     for name, m in FAMILY.items()
     if name in FACTORIES
 }
-LOSSES = METHODS | {
-    "gam_value_and_grad": Callee(
-        gam_jax.gam_value_and_grad, {"loss_fn": never, "rho": 0.1, "alpha": 0.5, "interval": lambda count: True},
-        functools.partial(evaluate, count=0),
+FUNCTIONS = {
+    f"{name}_value_and_grad": Callee(
+        getattr(gam_jax, f"{name}_value_and_grad"), {**good, "interval": lambda count: True}, evaluate, fractions
     )
-}  # fmt: skip
-RELEASED = {"rho": 0.2, "rho_prime": 0.02, "alpha": 0.6, "beta": 0.5, "gamma": 0.03}
-CALLEES = LOSSES | {
-    "Options": Callee(gam_jax.Options, {}, lambda options: update(gam_jax.gam(never, 0.1, 0.5, **vars(options)))),
-    "asam_scaling": Callee(gam_jax.asam_scaling, {"params": PARAMS}),
-    "released_coefficients": Callee(gam_jax.released_coefficients, RELEASED, fractions=("alpha", "beta")),
-    "swad": Callee(gam_jax.swad, {}),
+    for name, (_, good, _, fractions) in {**LINKS, "sam_gam": Callee(never, {"loss_fn": never})}.items()
 }
+RELEASED = {"rho": 0.2, "rho_prime": 0.02, "alpha": 0.6, "beta": 0.5, "gamma": 0.03}
+CALLEES = (
+    LINKS
+    | FUNCTIONS
+    | {
+        "Options": Callee(gam_jax.Options, {}, lambda options: update(gam_jax.gam(never, 0.1, 0.5, **vars(options)))),
+        "asam_scaling": Callee(gam_jax.asam_scaling, {"params": PARAMS}),
+        "late_phase": Callee(gam_jax.late_phase, {"steps": 10, "fraction": 0.5}, fractions=("fraction",)),
+        "released_coefficients": Callee(gam_jax.released_coefficients, RELEASED, fractions=("alpha", "beta")),
+        "swad": Callee(gam_jax.swad, {}),
+    }
+)
 NEEDS = {
     "between": {"interval": 2},
+    "look_ratio": {"interval": 2, "between": "look"},
     "microbatched": {"num_microbatches": 2},
     "microbatch_weight": {"num_microbatches": 2},
 }
@@ -93,8 +101,18 @@ BAD = {
     ],
     "rho": RADII,
     "has_aux": FLAG,
+    "sam_rho": RADII,
+    "steps": INTEGER,
+    "fraction": NUMBER,
+    "has_diagnostics": FLAG,
+    "mismatch": FLAG,
+    "groups_by": CHOICE,
+    "groups": PARTS,
+    "share": PARTS,
+    "look_ratio": NUMBER,
     "per_replica": [*FLAG, (True, ValueError, "axis_name=None")],
     "drop_nonfinite": FLAG,
+    "interval of late_phase": INTEGER,
     "interval": [
         *COUNT,
         *SIGNATURES,
@@ -134,9 +152,7 @@ BAD = {
         *rows([True, 7, 0.5, {}, {"d": 1}, [["d"]], np.ones(2), jnp.ones(2), ("d", {})], TypeError),
     ],
     "num_microbatches": [
-        *[row for row in COUNT if row[0] is not None],
-        (3, ValueError, "num_microbatches=3 and a batch of 4"),
-        (8, ValueError, "num_microbatches=8 and a batch of 4"),
+        *[row for row in PARTS if row[0] is not None],
     ],
     "microbatched": [
         *rows([3, 0.5, True, 1j, OPAQUE, [], {}, (), b"batch", ["batch", 3], [None], {3: True}, np.ones(2)], TypeError),
@@ -175,9 +191,9 @@ def bad(name, argument):
     above = rows([1.5, 2], ValueError) if argument in CALLEES[name].fractions else []
     if name == "released_coefficients":
         return [*NUMBER, *above]
-    if argument != "rho" and "ScalarOrSchedule" in str(signature(name)[argument].annotation):
+    if not argument.endswith("rho") and "ScalarOrSchedule" in str(signature(name)[argument].annotation):
         return [*COEFFICIENT, *above]
-    return BAD[argument]
+    return BAD.get(f"{argument} of {name}", BAD.get(argument))
 
 
 ROWS = [(name, argument) for name in CALLEES for argument in signature(name)]

@@ -43,7 +43,7 @@ SAM = gam_jax.sam(never, 0.1)
 STATES = [
     *rows([None, "x", 3, OPAQUE], TypeError),
     *[
-        (state, TypeError, "what init returned")
+        (state, TypeError, "like the first one")
         for state in (
             (), {}, optax.EmptyState(), optax.sgd(0.1, momentum=0.9).init(PARAMS),
             optax.chain(SAM).init(PARAMS), gam_jax.sam(never, 0.1, drop_nonfinite=True).init(PARAMS),
@@ -51,13 +51,13 @@ STATES = [
         )
     ],
     *[
-        (lambda state, c=count: state._replace(count=c), ValueError, r"state\.count.*" + re.escape(repr(count)))
+        (lambda state, c=count: state._replace(count=c), ValueError, r"count .*" + re.escape(repr(count)))
         for count in ("x", 1.5, jnp.ones(2, int))
     ],
 ]  # fmt: skip
 OTHER_PARAMS = [
-    ({"w": PARAMS["w"]}, TypeError, "what init returned"),
-    ({**PARAMS, "b": jnp.ones(2)}, ValueError, r"\['b'\] must be of shape \(2,\), got Array"),
+    ({"w": PARAMS["w"]}, TypeError, "like the first one"),
+    ({**PARAMS, "b": jnp.ones(2)}, ValueError, r"\['b'\] must have the shape \(2,\).* got Array"),
 ]
 NO_LOSSES = [
     *rows(["x", None, True, 1j, OPAQUE, [1.0], {}, KEY, jnp.ones(2), np.ones(1), len], TypeError),
@@ -101,7 +101,7 @@ def test_states_of_another_origin(name):
 
 def test_what_value_and_grad_is_given():
     fn = gam_jax.gam_value_and_grad(never, 0.1, 0.5, interval=2)
-    assert_refused(lambda v: evaluate(fn, params=v, count=0), "param", BAD_PARAMS)
+    assert_refused(lambda v: evaluate(fn, params=v), "param", BAD_PARAMS)
     assert_refused(lambda v: evaluate(fn, count=v), "count", COUNTS)
     for given in ({"batches": BATCH}, {}, {"batch": BATCH, "key": KEY}):
         with pytest.raises(TypeError, match=r"loss_fn takes \(batch\) beside the parameters: .*'(batch|batches|key)'"):
@@ -130,9 +130,9 @@ def test_what_swad_is_given():
     state = AVERAGING.init(PARAMS)
     bad_states = [
         *rows([None, "x", OPAQUE, (), optax.EmptyState(), tuple(state)], TypeError),
-        (gam_jax.swad(end_patience=2).init(PARAMS), ValueError, r"state.recent\['b'\] must be of shape \(6, 3\)"),
-        (state._replace(older={"w": PARAMS["w"]}), TypeError, "what init returned"),
-        (state._replace(current=None), (TypeError, ValueError), "what init returned|params=None"),
+        (gam_jax.swad(end_patience=2).init(PARAMS), ValueError, r"recent\['b'\] must have the shape \(6, 3\)"),
+        (state._replace(older={"w": PARAMS["w"]}), TypeError, "like the first one"),
+        (state._replace(current=None), (TypeError, ValueError), "like the first one|params=None"),
     ]
     assert_refused(AVERAGING.init, "param", BAD_PARAMS)
     for function in (AVERAGING.update, AVERAGING.average):
@@ -209,7 +209,7 @@ def test_microbatches_that_do_not_fit():
         update(gam_jax.gam(never, 0.1, 0.5, num_microbatches=2), batch=BATCH | {"weights": jnp.ones(2)})
     with pytest.raises(ValueError, match="no argument of the loss is an array"):
         update(gam_jax.gam(lambda p: jnp.sum(p["w"] ** 2), 0.1, 0.5, num_microbatches=4))
-    with pytest.raises(TypeError, match="static_args"):
+    with pytest.raises(TypeError, match="num_microbatches must be a Python integer.*Tracer"):
         jax.jit(lambda n: update(gam_jax.gam(never, 0.1, 0.5, num_microbatches=n)))(2)
 
 
@@ -220,7 +220,7 @@ def test_inside_optax_masked_says_what_to_do():
 
 
 def test_value_and_grad_has_nowhere_to_hold():
-    with pytest.raises(ValueError, match="use gam.*between='hold'"):
+    with pytest.raises(ValueError, match="use the link.*between='hold'"):
         gam_jax.gam_value_and_grad(never, 0.1, 0.5, interval=2, between="hold")
 
 
