@@ -196,7 +196,14 @@ def bad(name, argument):
     return BAD.get(f"{argument} of {name}", BAD.get(argument))
 
 
-ROWS = [(name, argument) for name in CALLEES for argument in signature(name)]
+SHARED = FUNCTIONS.keys() - {"gam_value_and_grad"}
+"""Their options are those of the links and of that one function."""
+ROWS = [
+    (name, argument)
+    for name in CALLEES
+    for argument in signature(name)
+    if name not in SHARED or argument not in signature("Options")
+]
 
 
 def test_no_function_is_left_out():
