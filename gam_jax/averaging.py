@@ -96,8 +96,8 @@ def swad(*, start_patience: int = 3, end_patience: int = 6, tolerance_ratio: flo
       :class:`Swad`, the pure functions ``init``, ``update``, ``validate`` and ``average``.
 
     Raises:
-      ValueError, TypeError: for a patience or ratio out of range; in ``validate``, for a loss that is not
-        finite (inside jit a NaN neither starts nor ends the average).
+      ValueError, TypeError: for a patience or ratio out of range, for a state or parameters that are not those of
+        ``init``; in ``validate``, for a loss that is not finite (inside jit a NaN neither starts nor ends the average).
 
     Example:
       >>> import jax.numpy as jnp, gam_jax.averaging
