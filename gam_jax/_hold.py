@@ -9,6 +9,7 @@ import optax
 from gam_jax._options import Options
 from gam_jax._tree import (
     add_scaled,
+    all_finite,
     cast_like,
     cosine,
     global_norm,
@@ -76,10 +77,5 @@ def bound(new: PyTree, updates: PyTree, max_ratio: float | jax.Array | None) -> 
 
 def drop_nonfinite(new: PyTree, updates: PyTree) -> tuple[PyTree, jax.Array]:
     """The new updates, or the old ones if these are finite and the new ones not; and whether that was so."""
-    drops = _all_finite(updates) & ~_all_finite(new)
+    drops = all_finite(updates) & ~all_finite(new)
     return jax.tree.map(lambda new, old: jnp.where(drops, old, new), new, updates), drops
-
-
-def _all_finite(tree: PyTree) -> jax.Array:
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.stack([jnp.asarray(True), *finite]).all()

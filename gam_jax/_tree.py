@@ -38,6 +38,12 @@ def global_norm(tree: PyTree) -> jax.Array:
     return jnp.where(total == 0, 0, scale * jnp.sqrt(jnp.where(total == 0, 1, total)))
 
 
+def all_finite(tree: PyTree) -> jax.Array:
+    """Whether there is neither inf nor NaN in any leaf."""
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.stack([jnp.asarray(True), *finite]).all()
+
+
 def inner_product(a: PyTree, b: PyTree) -> jax.Array:
     """The Euclidean inner product over all leaves."""
     dtype = wide_dtype(*jax.tree.leaves((a, b)))

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import jax
 import optax
 
-from gam_jax._checks import check_coefficient
+from gam_jax._checks import check_coefficient, check_number
 from gam_jax._engine import Engine
 from gam_jax._method import Method, Step
 from gam_jax._options import OptionArgs, Options, with_options
@@ -199,9 +199,9 @@ def released_coefficients(*, rho: float, rho_prime: float, alpha: float, beta: f
       {'rho': 0.2, 'rho_prime': 0.02, 'alpha': 0.6, 'beta': 0.6666666666666666, 'gamma': 0.045}
     """
     for name, value in {"rho": rho, "rho_prime": rho_prime, "gamma": gamma}.items():
-        check_coefficient(name, value)
+        check_number(name, value)
     for name, value in {"alpha": alpha, "beta": beta}.items():
-        check_coefficient(name, value, at_most=1)
+        check_number(name, value, at_most=1)
     return {
         "rho": rho,
         "rho_prime": rho_prime,

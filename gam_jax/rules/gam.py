@@ -143,9 +143,10 @@ def gam(
 
     Raises:
       ValueError: for a negative or non-finite coefficient, or an unknown option value; in ``update``, for a mask or a
-        batch that does not fit.
+        batch that does not fit, or updates of another structure or shape than the parameters.
       TypeError: for a loss with ``*args`` or with an argument named as one of ``update``'s own; in ``update``, for a
-        missing argument of the loss, a loss that is not a scalar, parameters that are not floating-point.
+        missing argument of the loss, a loss that is not a scalar, parameters or updates that are not floating-point, a
+        state that other options made.
 
     Example:
       >>> import jax, optax, gam_jax
