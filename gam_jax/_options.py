@@ -1,6 +1,7 @@
 """The options that every method of the family shares."""
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, get_args
 
@@ -171,6 +172,21 @@ class OptionArgs(TypedDict, total=False):
     eps: float | jax.Array
     drop_nonfinite: bool
     mismatch: bool
+
+
+def options_from(given: Mapping[str, Any], **own: Any) -> Options:
+    """The options that a method was given, and those that are arguments of its own.
+
+    Raises:
+      TypeError: for a name that is none.
+    """
+    known = OptionArgs.__annotations__
+    for name, value in given.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}"
+            raise TypeError(f"there is no option {name}={value!r} here: {hint}")
+    return Options(**given, **own)
 
 
 _STATIC = {"loss_fn", *OptionArgs.__annotations__} - {"max_ratio"}

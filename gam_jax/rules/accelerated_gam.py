@@ -9,7 +9,7 @@ import optax
 from gam_jax._checks import check_coefficient, check_number
 from gam_jax._engine import Engine
 from gam_jax._method import Method, Step
-from gam_jax._options import OptionArgs, Options, with_options
+from gam_jax._options import OptionArgs, options_from, with_options
 from gam_jax._signature import readable
 from gam_jax._transform import Diagnostics, State, as_link
 from gam_jax._tree import add_scaled, perpendicular, scale_by
@@ -44,7 +44,7 @@ def _rule(
 def _method(options: Any, **coefficients: Any) -> Method:
     for name in ("alpha", "beta"):
         check_coefficient(name, coefficients[name], at_most=1)
-    return Method(_rule, Diagnostics, coefficients, Options(**options))
+    return Method(_rule, Diagnostics, coefficients, options_from(options))
 
 
 @with_options

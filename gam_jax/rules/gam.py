@@ -10,7 +10,7 @@ import optax
 from gam_jax._checks import check_choice
 from gam_jax._engine import Engine, NormGradient
 from gam_jax._method import Method, Step
-from gam_jax._options import OptionArgs, Options, with_options
+from gam_jax._options import OptionArgs, options_from, with_options
 from gam_jax._transform import Diagnostics, State, as_link
 from gam_jax._tree import add_scaled, cosine, global_norm, scale_by
 from gam_jax._types import HvpMode, LossFn, PyTree, ScalarOrSchedule
@@ -44,7 +44,7 @@ def _rule(engine: Engine, updates: PyTree | None, *, rho: PyTree, alpha: jax.Arr
 
 def _method(rho: Any, alpha: Any, ascent_hvp: Any, rho_prime: Any, options: Any) -> Method:
     check_choice("ascent_hvp", ascent_hvp, (None, *get_args(HvpMode)))
-    rule, settings = functools.partial(_rule, ascent_hvp=ascent_hvp), Options(rho_prime=rho_prime, **options)
+    rule, settings = functools.partial(_rule, ascent_hvp=ascent_hvp), options_from(options, rho_prime=rho_prime)
     return Method(rule, Diagnostics, {"rho": rho, "alpha": alpha}, settings, adds=True)
 
 

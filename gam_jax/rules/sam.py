@@ -8,7 +8,7 @@ import optax
 
 from gam_jax._engine import Engine
 from gam_jax._method import Method, Step
-from gam_jax._options import OptionArgs, Options, with_options
+from gam_jax._options import OptionArgs, options_from, with_options
 from gam_jax._transform import State, as_link
 from gam_jax._tree import add_scaled, cosine, perpendicular
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
@@ -49,7 +49,7 @@ def sam_gradient(engine: Engine, g0: PyTree, rho: PyTree) -> tuple[PyTree, SamDi
 
 
 def _method(rho: Any, gamma: Any, options: Any) -> Method:
-    return Method(_rule, SamDiagnostics, {"rho": rho, "gamma": gamma}, Options(**options))
+    return Method(_rule, SamDiagnostics, {"rho": rho, "gamma": gamma}, options_from(options))
 
 
 @with_options

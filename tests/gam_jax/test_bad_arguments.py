@@ -108,7 +108,7 @@ BAD = {
     "mismatch": FLAG,
     "groups_by": CHOICE,
     "groups": PARTS,
-    "share": PARTS,
+    "share": [row for row in PARTS if not (type(row[0]) is int and row[0] == 3)],  # which it need not divide
     "look_ratio": NUMBER,
     "per_replica": [*FLAG, (True, ValueError, "axis_name=None")],
     "drop_nonfinite": FLAG,
