@@ -26,8 +26,12 @@ method                          what it does                                    
 * :func:`released_coefficients`: settings of the authors' released program, for :func:`accelerated_gam`.
 * :func:`swad`: the average of the iterates (:class:`Swad`, :class:`SwadState`).
 * :mod:`gam_jax.flatness`: instruments that measure how flat a point is.
+* :mod:`gam_jax.nnx` and :mod:`gam_jax.equinox`: the same form for models of Flax NNX and of Equinox, which are imported
+  on first use.
 """
 
+import importlib as _importlib
+import typing as _typing
 from importlib.metadata import version as _version
 
 from gam_jax import flatness
@@ -45,6 +49,10 @@ from gam_jax.rules.friendly_sam import FriendlySamDiagnostics, friendly_sam
 from gam_jax.rules.gam import gam, gam_value_and_grad
 from gam_jax.rules.gradient_norm_penalty import PenaltyDiagnostics, gradient_norm_penalty
 from gam_jax.rules.sam import SamDiagnostics, sam
+
+if _typing.TYPE_CHECKING:
+    from gam_jax import equinox as equinox
+    from gam_jax import nnx as nnx
 
 __version__ = _version("gam-jax")
 
@@ -75,3 +83,10 @@ __all__ = [
     "sam",
     "swad",
 ]
+
+
+def __getattr__(name: str) -> _typing.Any:
+    """The seams, imported when they are asked for: the rest needs neither Flax nor Equinox."""
+    if name in ("equinox", "nnx"):
+        return _importlib.import_module(f"gam_jax.{name}")
+    raise AttributeError(f"module 'gam_jax' has no attribute {name!r}")
