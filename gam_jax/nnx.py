@@ -101,8 +101,6 @@ def value_and_grad(
     transform = functools.partial(method, has_aux=True, **options)
     transform(loss_fn, *coefficients)  # what is wrong with these is said here, not at the first step
     is_trained = nnx.filterlib.to_predicate(wrt)
-    parts, axis_name = options.get("num_microbatches") or 1, options.get("axis_name")
-    settle = functools.partial(_settle, parts=parts, axis_name=axis_name)
 
     def value_and_grad_of_model(model: Any, /, *args: Any, **kwargs: Any) -> Any:
         if not _holds_modules(model):
@@ -123,15 +121,18 @@ def value_and_grad(
             result = loss_fn(copy[0], *args, **kwargs)
             value, aux = result if has_aux else (result, None)
             moved = [(path, leaf) for path, leaf in _flat(copy) if not _same(before.get(path), jax.tree.leaves(leaf))]
-            return value, (aux, nnx.from_flat_state(moved))
+            return value, (aux, nnx.from_flat_state(moved), jnp.zeros(()))
 
         args, kwargs = _only(lambda argument: not _holds_modules(argument), args, kwargs)
-        (value, (aux, moved)), grads, *seen = transform(loss_of_variables, *coefficients)(trained[0], *args, **kwargs)
+        (value, (aux, moved, zero)), grads, *more = transform(loss_of_variables, *coefficients)(
+            trained[0], *args, **kwargs
+        )
+        settle = functools.partial(_settle, axes=zero.ndim, axis_name=options.get("axis_name"))
         known = {path for path, _ in _flat(modules)}
         nnx.update(
             modules, nnx.from_flat_state([(p, settle(leaf) if p in known else leaf) for p, leaf in _flat(moved)])
         )
-        return ((value, aux) if has_aux else value, grads, *seen)
+        return ((value, aux) if has_aux else value, grads, *more)
 
     return value_and_grad_of_model
 
@@ -164,13 +165,13 @@ def _same(before: list[Any] | None, after: list[Any]) -> bool:
     return before is not None and len(before) == len(after) and all(map(operator.is_, before, after))
 
 
-def _settle(leaf: PyTree, *, parts: int, axis_name: Any) -> PyTree:
-    """What a variable is after the step, of what it is after each microbatch and on each replica."""
+def _settle(leaf: PyTree, axes: int, axis_name: Any) -> PyTree:
+    """A variable after the step, from what it is after each microbatch (leading axes) and on each replica."""
 
     def settle(x: jax.Array) -> jax.Array:
         if not jnp.issubdtype(x.dtype, jnp.floating):
-            return x[0] if parts > 1 else x
-        return mean_over(axis_name, x.mean(0, wide_dtype(x)).astype(x.dtype) if parts > 1 else x)
+            return x[(0,) * axes]
+        return mean_over(axis_name, x.mean(tuple(range(axes)), wide_dtype(x)).astype(x.dtype))
 
     return jax.tree.map(settle, leaf)
 

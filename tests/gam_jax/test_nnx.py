@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 import gam_jax
 from tests.gam_jax import oracles
 from tests.gam_jax.problems import cross_entropy
+from tests.gam_jax.step_cost import compile_and_count
 
 pytestmark = pytest.mark.filterwarnings("ignore:scatter inputs:FutureWarning")  # Flax keeps statistics in float32
 
@@ -324,6 +325,51 @@ def test_options_by_leaf_and_schedules(x64):
     assert_same(step(model, batch(), count=0)[1]["first"]["kernel"], kernels["first"]["kernel"])
     clean = nnx.value_and_grad(loss_of)(model, batch())
     assert_same(step(model, batch(), count=1), clean)
+
+
+def sam_value_and_grad(loss_fn, rho, has_aux):
+    """The link in the form of a function, the clean gradient computed beside it."""
+    tx = gam_jax.sam(lambda params, args: loss_fn(params, *args), rho, has_aux=has_aux)
+
+    def value_and_grad(params, *args):
+        value, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(params, *args)
+        return value, tx.update(grads, tx.init(params), params, args=args)[0]
+
+    return value_and_grad
+
+
+def test_cost():
+    """In gradients of the same model, by the FLOPs of the compiled programs; the model's own moves included."""
+
+    class Wide(nnx.Module):
+        def __init__(self, rngs):
+            self.layers = nnx.List([nnx.Linear(64, 64, rngs=rngs) for _ in range(6)])
+            self.norm, self.drop = nnx.BatchNorm(64, rngs=rngs), nnx.Dropout(0.1, rngs=rngs)
+
+        def __call__(self, x):
+            for layer in self.layers:
+                x = nnx.tanh(layer(x))
+            return self.drop(self.norm(x))
+
+    graphdef, state = nnx.split(Wide(nnx.Rngs(0)))
+    data = {"x": jnp.ones((64, 64)), "y": jnp.arange(64)}
+
+    def flops(value_and_grad):
+        def step(state, batch):
+            model = nnx.merge(graphdef, state)
+            return value_and_grad(model, batch), nnx.state(model)
+
+        return compile_and_count(step, state, data)[0]
+
+    gradient = flops(nnx.value_and_grad(loss_of))
+    _, params, rest = nnx.split(nnx.merge(graphdef, state), nnx.Param, ...)
+    split = lambda params, batch: loss_of(nnx.merge(graphdef, params, rest, copy=True), batch)  # noqa: E731
+    by_hand = compile_and_count(gam_jax.gam_value_and_grad(split, **GAM), params, data)[0]
+    cost = flops(gam(loss_of))
+    assert cost == pytest.approx(by_hand, rel=0.01)
+    assert 5.6 < cost / gradient < 6.05  # the first layer's products are cheaper
+    sam = gam_jax.nnx.value_and_grad(loss_of, 0.05, method=sam_value_and_grad)
+    assert 1.95 < flops(sam) / gradient < 2.05
 
 
 def test_errors():
