@@ -75,8 +75,6 @@ def filter_value_and_grad(
 
         @of_model(loss_fn)
         def loss_of_arrays(params: PyTree, /, *args: Any, **kwargs: Any) -> Any:
-            # A copy for each pass: an eqx.nn.State can be written to once.
-            args, kwargs = jax.tree.map(lambda leaf: leaf, (args, kwargs))
             return loss_fn(eqx.combine(params, static), *args, **kwargs)
 
         return method(loss_of_arrays, *coefficients, **options)(params, *args, **kwargs)
