@@ -327,17 +327,6 @@ def test_options_by_leaf_and_schedules(x64):
     assert_same(step(model, batch(), count=1), clean)
 
 
-def sam_value_and_grad(loss_fn, rho, has_aux):
-    """The link in the form of a function, the clean gradient computed beside it."""
-    tx = gam_jax.sam(lambda params, args: loss_fn(params, *args), rho, has_aux=has_aux)
-
-    def value_and_grad(params, *args):
-        value, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(params, *args)
-        return value, tx.update(grads, tx.init(params), params, args=args)[0]
-
-    return value_and_grad
-
-
 def test_cost():
     """In gradients of the same model, by the FLOPs of the compiled programs; the model's own moves included."""
 
@@ -368,7 +357,7 @@ def test_cost():
     cost = flops(gam(loss_of))
     assert cost == pytest.approx(by_hand, rel=0.01)
     assert 5.6 < cost / gradient < 6.05  # the first layer's products are cheaper
-    sam = gam_jax.nnx.value_and_grad(loss_of, 0.05, method=sam_value_and_grad)
+    sam = gam_jax.nnx.value_and_grad(loss_of, 0.05, method=gam_jax.sam_value_and_grad)
     assert 1.95 < flops(sam) / gradient < 2.05
 
 
