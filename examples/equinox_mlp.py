@@ -66,7 +66,9 @@ def main(steps: int = 100, batch_size: int = 64) -> float:
 
     forward = jax.vmap(eqx.nn.inference_mode(model), axis_name="batch", in_axes=(0, None, None), out_axes=(0, None))
     correct = float(jnp.mean(forward(images[test], state, None)[0].argmax(-1) == labels[test]))
-    print(f"test accuracy {correct:.3f}")
+    see = gam_jax.equinox.filter_value_and_grad(loss_fn, has_aux=True, has_diagnostics=True)
+    *_, seen = eqx.filter_jit(see)(model, state, images[train], labels[train], jax.random.key(2))
+    print(f"test accuracy {correct:.3f}, first-order flatness {seen.first_order_flatness:.3f}")
     return correct
 
 

@@ -66,7 +66,9 @@ def main(steps: int = 100, batch_size: int = 64) -> float:
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits: Any = model.apply(variables, images[test], train=False)
     correct = float(jnp.mean(logits.argmax(-1) == labels[test]))
-    print(f"test accuracy {correct:.3f} on {len(jax.devices())} devices")
+    see = gam_jax.gam_value_and_grad(loss_fn, has_aux=True, has_diagnostics=True)
+    *_, seen = jax.jit(see)(state.params, state, images[train], labels[train])
+    print(f"test accuracy {correct:.3f}, first-order flatness {seen.first_order_flatness:.3f}, {mesh.size} devices")
     return correct
 
 

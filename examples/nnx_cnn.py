@@ -61,7 +61,8 @@ def main(steps: int = 100, batch_size: int = 64) -> float:
 
     model.eval()
     correct = float(accuracy(model, images[test], labels[test]))
-    print(f"test accuracy {correct:.3f}")
+    seen = nnx.jit(gam_jax.nnx.value_and_grad(loss_fn, has_diagnostics=True))(model, images[train], labels[train])[-1]
+    print(f"test accuracy {correct:.3f}, first-order flatness {seen.first_order_flatness:.3f}")
     return correct
 
 

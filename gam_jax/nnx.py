@@ -43,9 +43,9 @@ def value_and_grad(
     running statistics, counters of random keys and what a layer sows, whatever the number of passes. So do modules,
     ``nnx.Rngs`` and metrics among the other arguments. Works outside and inside ``nnx.jit``.
 
-    With ``num_microbatches`` every part starts from the same statistics and keys. Floating-point variables become the
-    mean over the parts (for BatchNorm: the mean of the updated statistics), others those of the first part, and what a
-    layer sows anew is stacked along a new leading axis. The parts draw the same masks. With ``axis_name``
+    With ``num_microbatches`` or ``groups`` every part starts from the same statistics and keys, and draws the same masks.
+    Floating-point variables become the mean over the parts (for BatchNorm: the mean of the updated statistics), others
+    those of the first part, and what a layer sows anew is stacked along a new leading axis. With ``axis_name``
     floating-point variables are averaged over the replicas too.
 
     Cost: that of the method, 6 gradient evaluations for GAM and 2 for SAM.
@@ -58,12 +58,12 @@ def value_and_grad(
       wrt: the filter of the variables to be trained, that of ``nnx.Optimizer``: ``nnx.Param`` (default),
         ``nnx.LoRAParam``, ``nnx.PathContains("head")``. The rest of the model has no part in ascents and norms.
       has_aux: the loss returns ``(loss, aux)``; aux is that of the clean pass.
-      **options: of the method, see :class:`gam_jax.Options`. ``rho`` and masks by leaf have the structure of
-        ``nnx.state(model, wrt)``.
+      **options: of the method, ``has_diagnostics`` and those of :class:`gam_jax.Options`. ``rho`` and masks by leaf have
+        the structure of ``nnx.state(model, wrt)``.
 
     Returns:
       A function ``(model, *args, **kwargs) -> (loss, grads)``, or ``((loss, aux), grads)``; what the method returns
-      beyond these (diagnostics) comes after them. ``grads`` is an ``nnx.State`` of the trained variables, as
+      beyond these (diagnostics, a memory) comes after them. ``grads`` is an ``nnx.State`` of the trained variables, as
       ``nnx.Optimizer.update(model, grads)`` takes it.
 
     Raises:
@@ -166,7 +166,7 @@ def _same(before: list[Any] | None, after: list[Any]) -> bool:
 
 
 def _settle(leaf: PyTree, axes: int, axis_name: Any) -> PyTree:
-    """A variable after the step, from what it is after each microbatch (leading axes) and on each replica."""
+    """A variable after the step, from what it is after each part (leading axes) and on each replica."""
 
     def settle(x: jax.Array) -> jax.Array:
         if not jnp.issubdtype(x.dtype, jnp.floating):

@@ -252,6 +252,25 @@ def test_statistics_of_microbatches(x64):
     assert model.counting.calls[...] == 1
 
 
+@pytest.mark.parametrize("options", [{"groups": 2}, {"groups": 2, "num_microbatches": 2}, {"share": 4}], ids=str)
+def test_statistics_do_not_depend_on_how_the_batch_is_split(options, x64):
+    """With momentum 0 the running mean is that of the batch, which is the mean of those of its parts."""
+    model = nnx.Sequential(linear(4, 3, nnx.Rngs(0)), nnx.BatchNorm(3, momentum=0.0, rngs=nnx.Rngs(0)))
+    want = model.layers[0](batch()["x"]).mean(0)
+    *_, seen = gam(loss_of, has_diagnostics=True, **options)(model, batch())
+    np.testing.assert_allclose(model.layers[1].mean[...], want, rtol=1e-5)
+    assert seen.first_order_flatness > 0
+
+
+def test_a_method_with_a_memory(x64):
+    """Friendly SAM's mean goes in and comes out as a State, in a compiled step."""
+    model, lone = Network(nnx.Rngs(0)), Network(nnx.Rngs(0))
+    mean = optax.tree.zeros_like(nnx.state(model, nnx.Param))
+    options = {"rho": 0.1, "decay": 0.5, "method": gam_jax.friendly_sam_value_and_grad}
+    _, _, mean = nnx.jit(gam_jax.nnx.value_and_grad(loss_of, **options))(model, batch(), memory=mean)
+    assert_same(mean, jax.tree.map(lambda g: 0.5 * g, nnx.value_and_grad(loss_of)(lone, batch())[1]))
+
+
 def test_replicas_are_microbatches(x64):
     """In shard_map, statistics are averaged over the axis."""
     graphdef, state = nnx.split(Network(nnx.Rngs(0)))
