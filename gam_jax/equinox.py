@@ -39,13 +39,14 @@ def filter_value_and_grad(
       *coefficients: of the method, such as rho and alpha; by name or by position.
       method: the form of the method that takes the loss and returns a function like that of ``jax.value_and_grad``:
         :func:`gam_jax.gam_value_and_grad` (default) or one of its siblings.
-      **options: of the method, ``has_diagnostics`` and those of :class:`gam_jax.Options`. ``rho`` and masks by leaf have
-        the structure of ``eqx.filter(model, eqx.is_inexact_array)``. With ``num_microbatches`` or ``groups`` aux, a
-        state too, is stacked along a new leading axis.
+      **options: of the method, ``has_diagnostics`` and those of :class:`gam_jax.Options`. ``rho`` and masks by leaf
+        have the structure of ``eqx.filter(model, eqx.is_inexact_array)``. With ``num_microbatches`` or ``groups`` aux,
+        a state too, is stacked along a new leading axis.
 
     Returns:
       A function ``(model, *args, **kwargs) -> (loss, grads)``, or ``((loss, aux), grads)``; what the method returns
-      beyond these (diagnostics, a memory) comes after them. ``grads`` is a model with None in place of what is not trained.
+      beyond these (diagnostics, a memory) comes after them. ``grads`` is a model with None in place of
+      what is not trained.
 
     Raises:
       ValueError, TypeError: as the method does; ValueError for a model without inexact arrays.

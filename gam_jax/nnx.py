@@ -43,9 +43,9 @@ def value_and_grad(
     running statistics, counters of random keys and what a layer sows, whatever the number of passes. So do modules,
     ``nnx.Rngs`` and metrics among the other arguments. Works outside and inside ``nnx.jit``.
 
-    With ``num_microbatches`` or ``groups`` every part starts from the same statistics and keys, and draws the same masks.
-    Floating-point variables become the mean over the parts (for BatchNorm: the mean of the updated statistics), others
-    those of the first part, and what a layer sows anew is stacked along a new leading axis. With ``axis_name``
+    With ``num_microbatches`` or ``groups`` every part starts from the same statistics and keys, and draws the same
+    masks. Floating-point variables become the mean over the parts (for BatchNorm: the mean of the updated statistics),
+    others those of the first part, and what a layer sows anew is stacked along a new leading axis. With ``axis_name``
     floating-point variables are averaged over the replicas too.
 
     Cost: that of the method, 6 gradient evaluations for GAM and 2 for SAM.
@@ -58,8 +58,8 @@ def value_and_grad(
       wrt: the filter of the variables to be trained, that of ``nnx.Optimizer``: ``nnx.Param`` (default),
         ``nnx.LoRAParam``, ``nnx.PathContains("head")``. The rest of the model has no part in ascents and norms.
       has_aux: the loss returns ``(loss, aux)``; aux is that of the clean pass.
-      **options: of the method, ``has_diagnostics`` and those of :class:`gam_jax.Options`. ``rho`` and masks by leaf have
-        the structure of ``nnx.state(model, wrt)``.
+      **options: of the method, ``has_diagnostics`` and those of :class:`gam_jax.Options`. ``rho`` and masks by leaf
+        have the structure of ``nnx.state(model, wrt)``.
 
     Returns:
       A function ``(model, *args, **kwargs) -> (loss, grads)``, or ``((loss, aux), grads)``; what the method returns

@@ -23,6 +23,10 @@ GAM = {"rho": 0.1, "alpha": 0.5}
 gam = functools.partial(gam_jax.nnx.value_and_grad, **GAM)
 
 
+def compiled(loss_fn, **options):
+    return nnx.jit(gam(loss_fn, **options))
+
+
 @pytest.fixture(autouse=True)
 def _ranks():
     """Flax adds a bias of rank 1."""
@@ -155,11 +159,11 @@ def test_a_method_that_does_nothing_is_that_of_nnx(make, loss_fn, x64):
 def test_gam_and_one_clean_pass(make, loss_fn, x64):
     """All passes see the masks of the clean one, and the model moves once, in every call of a compiled step."""
     model, expected = make(nnx.Rngs(0)), make(nnx.Rngs(0))
-    step = nnx.jit(gam(loss_fn))
+    step, gradient = compiled(loss_fn), nnx.jit(nnx.value_and_grad(loss_fn))
     for _ in range(2):
         want = oracle(model, lambda copy: loss_fn(copy, batch()))
         loss, grads = step(model, batch())
-        clean_loss, clean = nnx.value_and_grad(loss_fn)(expected, batch())
+        clean_loss, clean = gradient(expected, batch())
         assert_flat(grads, want)
         np.testing.assert_allclose(loss, clean_loss, rtol=1e-10)
         assert jax.tree.structure(grads) == jax.tree.structure(clean)
@@ -174,9 +178,9 @@ def test_the_link_around_a_split_model_gives_the_same(x64):
         return loss_of(nnx.merge(graphdef, params, rest, copy=True), batch)
 
     tx = gam_jax.gam(split, **GAM)
-    clean = jax.grad(split)(params, rest, batch())
+    clean = jax.jit(jax.grad(split))(params, rest, batch())
     want, _ = jax.jit(tx.update)(clean, tx.init(params), params, rest=rest, batch=batch())
-    assert_same(gam(loss_of)(model, batch())[1], want)
+    assert_same(compiled(loss_of)(model, batch())[1], want)
 
 
 def test_aux_and_what_a_method_returns_beyond(x64):
@@ -234,7 +238,7 @@ def test_statistics_of_microbatches(x64):
 
     model = Both(nnx.Rngs(0))
     parts = [nnx.clone(model) for _ in range(2)]
-    grads = gam(loss_of, num_microbatches=2)(model, batch())[1]
+    grads = compiled(loss_of, num_microbatches=2)(model, batch())[1]
     halves = [jax.tree.map(lambda leaf: leaf[k::2], batch()) for k in range(2)]  # noqa: B023
     want = oracle(parts[0], lambda copy: sum(loss_of(nnx.clone(copy), half) for half in halves) / 2)
     assert_flat(grads, want)
@@ -257,7 +261,7 @@ def test_statistics_do_not_depend_on_how_the_batch_is_split(options, x64):
     """With momentum 0 the running mean is that of the batch, which is the mean of those of its parts."""
     model = nnx.Sequential(linear(4, 3, nnx.Rngs(0)), nnx.BatchNorm(3, momentum=0.0, rngs=nnx.Rngs(0)))
     want = model.layers[0](batch()["x"]).mean(0)
-    *_, seen = gam(loss_of, has_diagnostics=True, **options)(model, batch())
+    *_, seen = compiled(loss_of, has_diagnostics=True, **options)(model, batch())
     np.testing.assert_allclose(model.layers[1].mean[...], want, rtol=1e-5)
     assert seen.first_order_flatness > 0
 
@@ -287,7 +291,7 @@ def test_replicas_are_microbatches(x64):
     by_shard = jax.tree.map(lambda leaf: jnp.concatenate([leaf[0::2], leaf[1::2]]), batch())
     with jax.set_mesh(mesh):
         got = on_two(state, by_shard)
-    assert_same(got, step(state, batch(), num_microbatches=2), rtol=1e-6)
+    assert_same(got, jax.jit(functools.partial(step, num_microbatches=2))(state, batch()), rtol=1e-6)
 
 
 def lora(rngs):
@@ -302,7 +306,7 @@ def test_what_is_trained(wrt, x64):
     model, before = lora(nnx.Rngs(0)), nnx.state(lora(nnx.Rngs(0)))
     optimizer = nnx.Optimizer(model, optax.sgd(1.0), wrt=wrt)
     want = oracle(model, lambda copy: loss_of(copy, batch()), wrt)
-    _, grads = gam(loss_of, wrt=wrt)(model, batch())
+    _, grads = compiled(loss_of, wrt=wrt)(model, batch())
     assert_flat(grads, want)
     optimizer.update(model, grads)
     after = nnx.state(model)
@@ -324,9 +328,11 @@ def test_bfloat16(param_dtype):
     model, exact = make(dtype=jnp.bfloat16, param_dtype=param_dtype), make()
     nnx.update(exact, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), nnx.state(model)))
     optimizer = nnx.Optimizer(model, optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)), wrt=nnx.Param)
-    _, grads = nnx.jit(gam(loss_of))(model, data)
+    _, grads = compiled(loss_of)(model, data)
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype(param_dtype)}
-    got, want = (jax.flatten_util.ravel_pytree(g)[0].astype(jnp.float32) for g in (grads, gam(loss_of)(exact, data)[1]))
+    got, want = (
+        jax.flatten_util.ravel_pytree(g)[0].astype(jnp.float32) for g in (grads, compiled(loss_of)(exact, data)[1])
+    )
     assert jnp.linalg.norm(got - want) < 0.1 * jnp.linalg.norm(want)
     optimizer.update(model, grads)
     assert model.layers[1].mean[...].dtype == jnp.float32 and jnp.abs(model.layers[1].mean[...]).min() > 0
@@ -340,7 +346,7 @@ def test_options_by_leaf_and_schedules(x64):
 
     model = Tied(nnx.Rngs(0))
     step = gam(loss_of, perturb_mask=mask, interval=2)
-    kernels = gam(loss_of, wrt=nnx.PathContains("kernel"))(model, batch())[1]
+    kernels = compiled(loss_of, wrt=nnx.PathContains("kernel"))(model, batch())[1]
     assert_same(step(model, batch(), count=0)[1]["first"]["kernel"], kernels["first"]["kernel"])
     clean = nnx.value_and_grad(loss_of)(model, batch())
     assert_same(step(model, batch(), count=1), clean)
