@@ -100,8 +100,8 @@ class Parts:
 
 def every_nth(loss: Loss, arguments: Arguments, options: Options) -> Arguments:
     """The arguments with every n-th row of the batch, where n is ``options.share``."""
-    rows = Rows.find(loss, arguments, options.microbatched, "share", options.share)
-    return rows.rebuild([part[0] for part in rows.split(options.share)])
+    rows = Rows.find(loss, arguments, options.microbatched, "share", options.share, even=False)
+    return rows.rebuild(rows.every(options.share))
 
 
 def _weight(weigh: Callable[..., Any], parts: list[Any]) -> jax.Array:
