@@ -16,13 +16,19 @@ method                          what it does                                    
 :func:`fad`                     the same two, for domain generalization                     4
 ==============================  ==========================================================  =========
 
-* :class:`Options`: what all of them accept beside their coefficients (:data:`HvpMode`, :data:`Between`).
+Or one line changes, and no optimizer: ``gam_jax.gam_value_and_grad(loss_fn)`` in place of
+``jax.value_and_grad(loss_fn)``. So for each method: :func:`gam_value_and_grad`, :func:`accelerated_gam_value_and_grad`,
+:func:`sam_value_and_grad`, :func:`friendly_sam_value_and_grad`, :func:`gradient_norm_penalty_value_and_grad`,
+:func:`c_flat_value_and_grad`, :func:`fad_value_and_grad`, and SAM + GAM: :func:`sam_gam_value_and_grad`, with
+:class:`SamGamDiagnostics`.
+
+* :class:`Options`: what all of them accept beside their coefficients (:data:`HvpMode`, :data:`Between`,
+  :data:`GroupsBy`).
 * :class:`State`: what they keep; in it :class:`Diagnostics`, :class:`SamDiagnostics`, :class:`FriendlySamDiagnostics`
-  or :class:`PenaltyDiagnostics`, with ``drop_nonfinite`` in :class:`DropDiagnostics`, and with ``between="hold"``
-  :class:`Held`.
+  or :class:`PenaltyDiagnostics`, and with ``between="hold"`` or ``"look"`` :class:`Held`.
 * :func:`diagnostics`: all that the methods of a chain saw, by name.
 * :func:`asam_scaling`: the metric of ASAM as its authors run it, for ``adaptive``.
-* :func:`gam_value_and_grad`: GAM in the form of ``jax.value_and_grad``, without a state.
+* :func:`late_phase`: the last part of a run, for ``interval``.
 * :func:`released_coefficients`: settings of the authors' released program, for :func:`accelerated_gam`.
 * :func:`swad`: the average of the iterates (:class:`Swad`, :class:`SwadState`).
 * :mod:`gam_jax.flatness`: instruments that measure how flat a point is.
@@ -32,46 +38,65 @@ from importlib.metadata import version as _version
 
 from gam_jax import flatness
 from gam_jax._diagnostics import diagnostics
-from gam_jax._hold import DropDiagnostics, Held
+from gam_jax._hold import Held
+from gam_jax._interval import late_phase
 from gam_jax._metric import asam_scaling
 from gam_jax._options import Options
 from gam_jax._transform import Diagnostics, State
-from gam_jax._types import Between, HvpMode
+from gam_jax._types import Between, GroupsBy, HvpMode
 from gam_jax.averaging import Swad, SwadState, swad
-from gam_jax.rules.accelerated_gam import accelerated_gam, released_coefficients
-from gam_jax.rules.c_flat import c_flat
-from gam_jax.rules.fad import fad
-from gam_jax.rules.friendly_sam import FriendlySamDiagnostics, friendly_sam
+from gam_jax.rules.accelerated_gam import (
+    accelerated_gam,
+    accelerated_gam_value_and_grad,
+    released_coefficients,
+)
+from gam_jax.rules.c_flat import c_flat, c_flat_value_and_grad
+from gam_jax.rules.fad import fad, fad_value_and_grad
+from gam_jax.rules.friendly_sam import FriendlySamDiagnostics, friendly_sam, friendly_sam_value_and_grad
 from gam_jax.rules.gam import gam, gam_value_and_grad
-from gam_jax.rules.gradient_norm_penalty import PenaltyDiagnostics, gradient_norm_penalty
-from gam_jax.rules.sam import SamDiagnostics, sam
+from gam_jax.rules.gradient_norm_penalty import (
+    PenaltyDiagnostics,
+    gradient_norm_penalty,
+    gradient_norm_penalty_value_and_grad,
+)
+from gam_jax.rules.sam import SamDiagnostics, sam, sam_value_and_grad
+from gam_jax.rules.sam_gam import SamGamDiagnostics, sam_gam_value_and_grad
 
 __version__ = _version("gam-jax")
 
 __all__ = [
     "Between",
     "Diagnostics",
-    "DropDiagnostics",
     "FriendlySamDiagnostics",
+    "GroupsBy",
     "Held",
     "HvpMode",
     "Options",
     "PenaltyDiagnostics",
     "SamDiagnostics",
+    "SamGamDiagnostics",
     "State",
     "Swad",
     "SwadState",
     "accelerated_gam",
+    "accelerated_gam_value_and_grad",
     "asam_scaling",
     "c_flat",
+    "c_flat_value_and_grad",
     "diagnostics",
     "fad",
+    "fad_value_and_grad",
     "flatness",
     "friendly_sam",
+    "friendly_sam_value_and_grad",
     "gam",
     "gam_value_and_grad",
     "gradient_norm_penalty",
+    "gradient_norm_penalty_value_and_grad",
+    "late_phase",
     "released_coefficients",
     "sam",
+    "sam_gam_value_and_grad",
+    "sam_value_and_grad",
     "swad",
 ]

@@ -8,8 +8,8 @@ import jax
 
 from gam_jax._linearize import linearize
 from gam_jax._loss import Loss
-from gam_jax._microbatches import Microbatches
 from gam_jax._options import Options
+from gam_jax._parts import Parts
 from gam_jax._replicas import as_varying, mean_over
 from gam_jax._tree import add_scaled, cast_like, scale_by, subtract
 from gam_jax._types import HvpMode, PyTree
@@ -19,12 +19,12 @@ class Point(NamedTuple):
     """The loss at one point.
 
     Attributes:
-      value: the loss, a scalar.
+      value: the loss, a scalar; None where the caller has computed the gradient.
       aux: what the loss returns beside its value; with microbatches, stacked along a new leading axis.
       grad: the gradient, in the dtypes of the parameters.
     """
 
-    value: jax.Array
+    value: jax.Array | None
     aux: Any
     grad: PyTree
 
@@ -42,7 +42,7 @@ class Curvature:
     """
 
     loss: Loss
-    parts: Microbatches
+    parts: Parts
     options: Options
 
     def at(self, params: PyTree) -> Point:
@@ -74,7 +74,7 @@ class Curvature:
     def _linearized(self, params: PyTree, arguments: Any, hvp: HvpMode) -> tuple[Point, Product]:
         """Gradient and Hessian-vector product on one microbatch, on one replica."""
 
-        def gradient(params: PyTree) -> tuple[PyTree, tuple[jax.Array, Any]]:
+        def gradient(params: PyTree) -> tuple[PyTree, tuple[Any, Any]]:
             value, aux, grad = self._gradient(params, arguments)
             return grad, (value, aux)
 

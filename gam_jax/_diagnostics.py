@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from gam_jax._hold import DropDiagnostics, Held
+from gam_jax._hold import Held
 from gam_jax._signature import readable
 from gam_jax._transform import State
 from gam_jax._types import PyTree
@@ -17,8 +17,8 @@ def diagnostics(opt_state: PyTree) -> dict[str, jax.Array]:
     """What every method of a chain saw on the last step on which it acted, by method and name.
 
     A method is named like its function; ASAM and GSAM are "sam". A second one of the same function is "sam_2", in the
-    order of the chain. Beside the fields of its diagnostics there are "held_cosine" with ``between="hold"`` and
-    "dropped" with ``drop_nonfinite``.
+    order of the chain. Beside the fields of its diagnostics there are "mismatch" and, with ``drop_nonfinite``,
+    "dropped" (:class:`gam_jax.State`), and with ``between="hold"`` or ``"look"`` "held_cosine" (:class:`gam_jax.Held`).
 
     Cost: none; inside jit as well.
 
@@ -62,7 +62,5 @@ def _is_state(node: Any) -> bool:
 
 
 def _named(state: State) -> dict[str, jax.Array]:
-    seen = state.diagnostics
-    dropped = {"dropped": seen.dropped} if isinstance(seen, DropDiagnostics) else {}
     held = {"held_cosine": state.held.held_cosine} if isinstance(state.held, Held) else {}
-    return (seen.seen if dropped else seen)._asdict() | held | dropped
+    return state.diagnostics._asdict() | held | dict(state.checks)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from gam_jax._curvature import Curvature, Point
 from gam_jax._loss import Arguments, Loss
 from gam_jax._metric import Metric, resolve_mask, resolve_scaling
-from gam_jax._microbatches import Microbatches
 from gam_jax._options import Options
+from gam_jax._parts import Parts
 from gam_jax._replicas import as_varying, mean_over
 from gam_jax._types import HvpMode, PyTree
 
@@ -44,7 +44,7 @@ class Engine:
         params = jax.tree.map(jnp.asarray, params)
         scaling = resolve_scaling(options.adaptive, params)
         metric = Metric(scaling, resolve_mask(options.perturb_mask, params), options.eps)
-        parts = Microbatches.create(loss, arguments, options)
+        parts = Parts.microbatches(loss, arguments, options)
         return cls(params, Curvature(loss, parts, options), metric, options)
 
     def gradient(self, params: PyTree) -> PyTree:
@@ -56,13 +56,14 @@ class Engine:
         point, product = self.curvature.linearized_at(params, hvp or self.options.hvp)
         return NormGradient(point, self.metric.norm(point.grad), product(self.metric.direction(point.grad)))
 
-    def clean_gradient(self, updates: PyTree) -> PyTree:
-        """The gradient at the parameters, which the caller has computed: the updates.
+    def clean(self, updates: PyTree | None) -> Point:
+        """Where the rule starts: with the gradient that the caller has computed, the updates, or with its own.
 
-        1. With per_replica, what came in may be the average, and each replica's own is computed here. The compiler
-           finds it in the caller's program, so that it costs nothing there.
+        1. With per_replica, what came in may be the average, and each replica's own is computed here; each group's
+           too. The compiler finds it in the caller's program, so that it costs nothing there, but not in a loop.
         """
-        return self.gradient(self.params) if self.options.per_replica else updates
+        own = updates is None or self.options.per_replica or self.options.groups > 1
+        return self.curvature.at(self.params) if own else Point(None, None, updates)
 
     def ascend(self, start: PyTree, toward: PyTree, radius: PyTree) -> PyTree:
         """``start + radius * toward / (||toward|| + xi)`` in the metric."""

@@ -1,21 +1,32 @@
-"""What lasts from step to step: the term held between, bounded; and nothing of a step that gave inf or NaN."""
+"""What lasts from step to step: the term kept for the steps between; and nothing of a step that gave inf or NaN."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gam_jax._tree import add_scaled, cast_like, cosine, global_norm, subtract
+from gam_jax._options import Options
+from gam_jax._tree import (
+    add_scaled,
+    cast_like,
+    cosine,
+    global_norm,
+    normalize,
+    perpendicular,
+    scale_by,
+    subtract,
+)
 from gam_jax._types import PyTree
 
 
 class Held(NamedTuple):
-    """What ``between="hold"`` keeps in the state.
+    """What ``between="hold"`` and ``between="look"`` keep in the state.
 
     Attributes:
-      term: what the method added on the last step on which it acted and this was finite; zero before. Its shapes,
-        dtypes and shardings are those of the parameters.
+      term: what the method added on the last step on which it acted and this was finite; zero before. With "look" the
+        part of it orthogonal to the updates that came in. Its shapes, dtypes and shardings are those of the
+        parameters.
       held_cosine: of the angle between that term and the one before it, float32: how stale a held term is when it is
         replaced. Near 1 the interval may be longer, near 0 it is too long, and below 0 the steps between went too far
         along the term. 0 at the first.
@@ -25,28 +36,24 @@ class Held(NamedTuple):
     held_cosine: jax.Array
 
 
-class DropDiagnostics(NamedTuple):
-    """The diagnostics with ``drop_nonfinite``, all float32 scalars.
-
-    Attributes:
-      seen: those of the method, such as :class:`gam_jax.Diagnostics`.
-      dropped: the number of steps so far on which the updates passed unchanged, since the method would have made inf or
-        NaN of them; with ``per_replica`` the mean over the replicas, each of which drops its own.
-    """
-
-    seen: Any
-    dropped: jax.Array
-
-
 def nothing_held(params: PyTree) -> Held:
     """Before the first step on which the method acts."""
     return Held(optax.tree.zeros_like(params), jnp.zeros((), jnp.float32))
 
 
-def hold(term: PyTree, held: Held) -> Held:
-    """The term in place of the last one; that one stays where a step gave inf or NaN."""
-    new = cast_like(term, held.term)
+def remember(options: Options, term: PyTree, updates: PyTree, held: Held) -> Held:
+    """What is kept of the term in place of the last one; that one stays where a step gave inf or NaN."""
+    kept = perpendicular(term, to=updates) if options.between == "look" else term
+    new = cast_like(kept, held.term)
     return last_finite(Held(new, cosine(new, held.term)), held)
+
+
+def held_term(options: Options, updates: PyTree, held: Held) -> PyTree:
+    """What is added on a step between."""
+    if options.between == "hold":
+        return held.term
+    length = jnp.asarray(options.look_ratio, jnp.float32) * global_norm(updates)
+    return scale_by(length, normalize(held.term, 0.0))
 
 
 def last_finite(new: PyTree, last: PyTree) -> PyTree:

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from gam_jax._checks import check_coefficient, check_integer
+from gam_jax._signature import readable
+
 
 def on_interval(
     interval: int | jax.Array | Callable[[jax.Array], Any],
@@ -29,6 +32,42 @@ def on_interval(
         return jax.tree.map(lambda acted, rested: jnp.where(mine, acted, rested), act(), rest())
 
     return jax.lax.cond(_anyone(acts), each_its_own, rest)
+
+
+@readable
+def late_phase(steps: int, fraction: float, *, interval: int = 1) -> Callable[[Any], Any]:
+    """The last part of a training run, for ``interval=gam_jax.late_phase(...)``: the method acts there alone.
+
+    Zhou et al. 2025 find most of SAM's gain in the last few epochs.
+
+    Cost: of a method of c gradients, ``1 + fraction (c - 1) / interval`` on average.
+
+    Args:
+      steps: of the whole run.
+      fraction: of the steps on which the method acts, in [0, 1]; rounded to whole steps.
+      interval: it acts on every k-th of these, from the first on.
+
+    Returns:
+      A function from the step count to a bool, an array inside jit.
+
+    Raises:
+      ValueError: for a number out of range.
+
+    Example:
+      >>> import gam_jax
+      >>> acts = gam_jax.late_phase(steps=10, fraction=0.3)
+      >>> [count for count in range(10) if acts(count)]
+      [7, 8, 9]
+      >>> tx = gam_jax.gam(lambda params: (params**2).sum(), interval=acts)
+
+    References:
+      Zhou et al., ICLR 2025, https://arxiv.org/abs/2410.10373
+    """
+    check_integer("steps", steps)
+    check_integer("interval", interval)
+    check_coefficient("fraction", fraction, at_most=1)
+    start = steps - round(fraction * steps)
+    return lambda count: (count >= start) & ((count - start) % interval == 0)
 
 
 def _acts(interval: Any, count: Any) -> Any:

@@ -1,6 +1,7 @@
 """The user's loss: which arguments it takes, how it is called, what it returns."""
 
 import dataclasses
+import difflib
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -83,10 +84,12 @@ class Loss:
     def pick(self, extra_args: dict[str, Any]) -> Arguments:
         """The arguments of the loss among those passed to ``update``, by position where the loss has one for them.
 
-        Names that the loss does not take are left out; all of them are passed to a loss with ``**kwargs``.
+        Names that the loss does not take are left out, since they may be meant for another link; all of them are passed
+        to a loss with ``**kwargs``.
 
         Raises:
-          TypeError: if an argument without a default is missing.
+          TypeError: if an argument without a default is missing, or a name looks like a misspelt one that has a
+            default.
         """
         named = [p for p in self.signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         missing = [p.name for p in named if p.default is p.empty and p.name not in extra_args]
@@ -96,6 +99,8 @@ class Loss:
                 f"tx.update(grads, state, params, {missing[0]}=...). Got {sorted(extra_args)}"
             )
         given = {p.name: extra_args[p.name] for p in named if p.name in extra_args}
+        if self._rest_of_names is None:
+            _check_spelling([p.name for p in named if p.name not in given], [n for n in extra_args if n not in given])
         if self._rest_of_names is not None:
             given[self._rest_of_names] = {name: extra_args[name] for name in extra_args if name not in given}
         call = inspect.BoundArguments(self.signature, given)  # pyright: ignore[reportArgumentType]
@@ -120,9 +125,9 @@ def loss_of_update(loss_fn: LossFn, has_aux: bool) -> Loss:
     return Loss.create(loss_fn, has_aux, of="update()", reserved=("updates", "state", "params"), by_name=True)
 
 
-def loss_of_call(loss_fn: LossFn, has_aux: bool, *, needs_count: bool) -> Loss:
-    """The loss of ``gam_value_and_grad``, which takes the step count by name where it needs it."""
-    of, reserved = "gam_value_and_grad with a schedule or an interval", ("count",) if needs_count else ()
+def loss_of_call(loss_fn: LossFn, has_aux: bool, *, reserved: Sequence[str]) -> Loss:
+    """The loss of a ``value_and_grad`` function, which takes by name what it needs itself: step count, memory."""
+    of = f"value_and_grad, which here needs its own {' and '.join(reserved)},"
     return Loss.create(loss_fn, has_aux, of=of, reserved=reserved, by_name=False)
 
 
@@ -149,6 +154,17 @@ def bind(loss_fn: LossFn, has_aux: bool) -> Callable[[PyTree, Arguments], tuple[
         return value, aux
 
     return loss
+
+
+def _check_spelling(omitted: list[str], unknown: list[str]) -> None:
+    """Raises if a name that the loss does not take is close to one that it takes and did not get."""
+    for name in unknown:
+        close = difflib.get_close_matches(name, omitted, n=1, cutoff=0.75)
+        if close:
+            raise TypeError(
+                f"update() got {name}=..., which loss_fn does not take, and not {close[0]!r}, which it takes: is it "
+                f"misspelt? If {name!r} is meant for another link, pass {close[0]}=... as well, its default if need be"
+            )
 
 
 def _recipe(params: PyTree) -> str | None:

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from gam_jax._checks import check_choice, check_count, check_flag, check_names, check_number
 from gam_jax._metric import check_scaling
 from gam_jax._signature import Function, readable, release, show_options, static
-from gam_jax._types import Between, HvpMode, PyTree
+from gam_jax._types import Between, GroupsBy, HvpMode, PyTree
 
 
 @readable
@@ -26,8 +26,12 @@ class Options:
         jit only what is needed runs. Under vmap nothing acts on the steps on which no member of the ensemble does.
       between: what happens on the other steps. "skip" (default) passes the updates on unchanged. "hold" adds the last
         term again: what the method added to the updates on the last step on which it acted, coefficients included
-        (for a method that replaces them, the difference of its result to the clean gradient). The state then holds
-        one buffer like the parameters, see :class:`gam_jax.Held`.
+        (for a method that replaces them, the difference of its result to the clean gradient). "look" adds
+        ``look_ratio |g| v / |v|`` to the updates g, where v is the part of the last term orthogonal to the updates
+        of its step (LookSAM, Liu et al. 2022, https://arxiv.org/abs/2203.02714; here over all leaves at once). With
+        both the state holds one buffer like the parameters, see :class:`gam_jax.Held`.
+      look_ratio: the length of what "look" adds, as a multiple of that of the updates. Default 0.5; LookSAM acts on
+        every 5th step with 0.2 to 0.7.
       max_ratio: what is added, fresh or held, is shortened where its norm exceeds this multiple of the norm of the
         incoming updates (with ``per_replica``: each replica's own). None (default) is no limit. Terms far longer than
         the gradient, and above all held ones, are what makes a cheap recipe diverge.
@@ -46,6 +50,17 @@ class Options:
         averaged over it, whether those that come in are or not.
       per_replica: each replica perturbs with its own gradient (m-sharpness); one average, at the end. With
         ``between="hold"`` acting steps take one more, of the term.
+      groups: m-sharpness on one device: the batch in so many groups, each of which perturbs with its own gradient and
+        follows its own; the results are averaged. A number that divides the batch; group i has the rows i, i + n, ...
+        Which arguments are split, ``microbatched`` says, and how much each group weighs, ``microbatch_weight``. With
+        replicas a group is that of all of them together, with ``per_replica`` each replica's own. A link cannot share
+        the caller's gradient with the groups, which costs 1 gradient more; the ``value_and_grad`` form costs nothing
+        extra. Memory is that of one group.
+      groups_by: "scan" (default), one group after the other, or "vmap", all at once: faster where a group is small,
+        with the memory of the whole batch.
+      share: the method's own passes see every n-th row of the batch, for the n given here; 1 is all. What it makes of
+        the gradient of these rows, less that gradient, is added to the gradient of the whole batch: the cost of a
+        method of c gradients is 1 + c / n (SAM with n = 5: 1.4). Rows are found as with ``groups``.
       num_microbatches: the batch is split along the leading axis of its arrays in so many parts, and every pass
         accumulates over them. None is 1. The result is that of the whole batch if the loss is a mean over the rows.
         BatchNorm normalizes by the statistics of each part, so that its result is that of the parts; the new
@@ -62,8 +77,11 @@ class Options:
         (its NaN too). By default parts and replicas count alike.
       eps: the xi of Algorithm 1, added to norms that divide.
       drop_nonfinite: on steps on which the method would make inf or NaN of finite updates, as where the Hessian has an
-        infinite entry, these pass unchanged. :class:`gam_jax.DropDiagnostics` counts such steps. With False (default)
-        the inf or NaN stays visible, for ``optax.apply_if_finite``.
+        infinite entry, these pass unchanged. "dropped" in the state's ``checks`` counts such steps. With False
+        (default) the inf or NaN stays visible, for ``optax.apply_if_finite``.
+      mismatch: measure "mismatch" in the state's ``checks`` (:class:`gam_jax.State`) where the method does not compute
+        the gradient itself: in :func:`gam_jax.sam` and all that replace the gradient, with ``share`` and with
+        ``per_replica``. It costs 1 gradient where the compiler cannot merge that with the caller's.
 
     For ``optax.inject_hyperparams`` the loss and the options are static, whether ``static_args`` names them or not;
     only ``max_ratio`` is a hyperparameter, if it is given.
@@ -72,6 +90,7 @@ class Options:
     has_aux: bool = False
     interval: int | Callable[[jax.Array], Any] = 1
     between: Between = "skip"
+    look_ratio: float | jax.Array = 0.5
     max_ratio: float | jax.Array | None = None
     hvp: HvpMode = "linearize"
     rho_prime: float | jax.Array = 1e-3
@@ -79,32 +98,42 @@ class Options:
     adaptive: bool | PyTree | Callable[[PyTree], PyTree] = False
     axis_name: Any = None
     per_replica: bool = False
+    groups: int = 1
+    groups_by: GroupsBy = "scan"
+    share: int = 1
     num_microbatches: int | None = None
     microbatched: str | Sequence[str] | Mapping[str, PyTree] | None = None
     microbatch_weight: Callable[..., Any] | None = None
     eps: float | jax.Array = 1e-12
     drop_nonfinite: bool = False
+    mismatch: bool = False
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, release(getattr(self, field.name)))
-        for name in ("has_aux", "per_replica", "drop_nonfinite"):
+        for name in ("has_aux", "per_replica", "drop_nonfinite", "mismatch"):
             check_flag(name, getattr(self, name))
         check_scaling(self.adaptive)
         check_choice("hvp", self.hvp, get_args(HvpMode))
         check_choice("between", self.between, get_args(Between))
+        check_choice("groups_by", self.groups_by, get_args(GroupsBy))
+        check_number("look_ratio", self.look_ratio)
         check_number("eps", self.eps)
         check_number("rho_prime", self.rho_prime, positive=True)
         if not callable(self.interval):
             check_count("interval", self.interval, " or a function count -> bool")
-            if self.between == "hold" and not isinstance(self.interval, Tracer) and self.interval == 1:
-                raise ValueError("between='hold' has no steps to act on: it needs interval > 1, got interval=1")
+            if self.between != "skip" and not isinstance(self.interval, Tracer) and self.interval == 1:
+                raise ValueError(
+                    f"between={self.between!r} has no steps to act on: it needs interval > 1, got interval=1"
+                )
         if self.max_ratio is not None:
             check_number("max_ratio", self.max_ratio, positive=True)
-        if self.num_microbatches is not None:
-            if isinstance(self.num_microbatches, Tracer):
-                raise TypeError("num_microbatches must be static: in optax.inject_hyperparams name it in static_args")
-            check_count("num_microbatches", self.num_microbatches, " or None")
+        for name in ("num_microbatches", "groups", "share"):
+            number, optional = getattr(self, name), name == "num_microbatches"
+            if isinstance(number, Tracer):
+                raise TypeError(f"{name} must be a Python integer, known before the step is compiled, got {number}")
+            if not (optional and number is None):
+                check_count(name, number, " or None" if optional else "")
         check_names("microbatched", self.microbatched)
         if not (self.microbatch_weight is None or callable(self.microbatch_weight)):
             raise TypeError(
@@ -121,17 +150,22 @@ class OptionArgs(TypedDict, total=False):
     has_aux: bool
     interval: int | Callable[[jax.Array], Any]
     between: Between
+    look_ratio: float | jax.Array
     max_ratio: float | jax.Array | None
     hvp: HvpMode
     perturb_mask: PyTree | Callable[[PyTree], PyTree] | None
     adaptive: bool | PyTree | Callable[[PyTree], PyTree]
     axis_name: Any
     per_replica: bool
+    groups: int
+    groups_by: GroupsBy
+    share: int
     num_microbatches: int | None
     microbatched: str | Sequence[str] | Mapping[str, PyTree] | None
     microbatch_weight: Callable[..., Any] | None
     eps: float | jax.Array
     drop_nonfinite: bool
+    mismatch: bool
 
 
 _STATIC = {"loss_fn", *OptionArgs.__annotations__} - {"max_ratio"}

@@ -42,7 +42,7 @@ class _Signature(inspect.Signature):
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_NAMES = ("ScalarOrSchedule", "HvpMode", "Between", "LossFn")
+_NAMES = ("ScalarOrSchedule", "HvpMode", "Between", "GroupsBy", "LossFn")
 _ALIASES = {inspect.formatannotation(getattr(_types, name)): name for name in _NAMES}
 
 

@@ -1,40 +1,46 @@
-"""Turns a rule into an optax transformation: loss arguments, schedules, state, diagnostics, memory."""
+"""Turns a method into an optax transformation: loss arguments, schedules, state, diagnostics, memory."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gam_jax._checks import check_coefficient, check_params, check_radii, is_prefix
+from gam_jax._checks import check_params
 from gam_jax._engine import Engine
-from gam_jax._hold import DropDiagnostics, bound, drop_nonfinite, hold, last_finite, nothing_held
+from gam_jax._hold import bound, drop_nonfinite, held_term, last_finite, nothing_held, remember
 from gam_jax._interval import on_interval
 from gam_jax._loss import loss_of_update
-from gam_jax._options import Options
+from gam_jax._method import Method, Step
 from gam_jax._signature import release
-from gam_jax._tree import add_scaled, cast_like, subtract, wide_dtype
-from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
+from gam_jax._tree import add_scaled, cast_like, relative_difference, subtract
+from gam_jax._types import LossFn, PyTree
 
 
 class State(NamedTuple):
-    """The state of every transformation of the family.
+    """The state of every transformation of the family. :func:`gam_jax.diagnostics` reads it.
 
     Attributes:
       count: the number of updates so far, int32.
       diagnostics: a NamedTuple of float32 scalars, from the last step on which the method acted and they were finite.
-        With ``drop_nonfinite`` they are in :class:`gam_jax.DropDiagnostics`. :func:`gam_jax.diagnostics` reads them.
-      held: what ``between="hold"`` keeps (:class:`gam_jax.Held`); otherwise ``()``.
+      held: what ``between="hold"`` or ``"look"`` keeps (:class:`gam_jax.Held`); otherwise ``()``.
       memory: what the method itself remembers, such as a mean of gradients; ``()`` for most. It changes on the steps
         on which the method acts, as a whole, and not where the new one has inf or NaN: one bad step leaves the last
         finite memory. With ``axis_name`` all replicas remember the same: what differs between them is averaged.
+      checks: a dict of float32 scalars about what came in. "mismatch", on the last step on which the method acted, is
+        ``|updates - grad L| / |grad L|``: what came in against the gradient of the method's own loss at the
+        parameters, on the arguments that it was passed. Where the oracle loss is this loss it is 0 but for rounding;
+        if not, an argument is missing or misspelt, a key or a mask is another one, or the statistics of BatchNorm
+        moved between the two. It is there for methods that compute this gradient, and where the option asks for it.
+        "dropped", with ``drop_nonfinite``, is the number of steps so far on which the updates passed unchanged, since
+        the method would have made inf or NaN of them; with ``per_replica`` the mean over the replicas.
     """
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     diagnostics: Any
     held: Any = ()
     memory: Any = ()
+    checks: Any = ()
 
     method = "method"  # its name, of the class: each method has its own, of the same fields
 
@@ -57,102 +63,64 @@ class Diagnostics(NamedTuple):
     cosine: jax.Array
 
 
-Rule = Callable[..., tuple[Any, ...]]
-"""One method: ``rule(engine, updates, **coefficients) -> (updates, diagnostics)``; one with a memory takes it after the
-updates and returns the new one: ``rule(engine, updates, memory, **coefficients) -> (updates, diagnostics, memory)``.
-"""
-
-
-def from_rule(
-    loss_fn: LossFn,
-    rule: Rule,
-    diagnostics: Callable[..., Any],
-    coefficients: dict[str, ScalarOrSchedule],
-    options: Options,
-    memory: Callable[[PyTree], PyTree] | None = None,
-    state_class: type[State] = State,
-) -> optax.GradientTransformationExtraArgs:
-    """The optax transformation of a rule.
+def as_link(loss_fn: LossFn, method: Method, state_class: type[State] = State) -> optax.GradientTransformationExtraArgs:
+    """The optax transformation of a method.
 
     Args:
       loss_fn: the loss; its arguments beside the parameters are taken by name from the extra arguments of update.
-      rule: the method.
-      diagnostics: the NamedTuple class that the rule returns its diagnostics in.
-      coefficients: the rule's coefficients by name.
-      options: the shared options.
-      memory: for a rule with a memory, its first one from the parameters, made of arrays like them (such as
-        ``optax.tree.zeros_like``), so that it is sharded as they are.
+      method: the method.
       state_class: the class of its state, which names it.
     """
-    loss_fn = release(loss_fn)
-    loss = loss_of_update(loss_fn, options.has_aux)
-    holds = options.between == "hold"
-    remembering = rule if memory else _without_memory(rule)
-    for name, value in coefficients.items():
-        (check_radii if name == "rho" else check_coefficient)(name, value)
+    options = method.options
+    loss = loss_of_update(release(loss_fn), options.has_aux)
+    finds_own_gradient = method.adds and options.share == 1 and not options.per_replica
 
     def init(params: PyTree) -> State:
         check_params(params, params)
-        fields = diagnostics.__annotations__
-        seen = diagnostics(*(jnp.zeros((), jnp.float32) for _ in fields))
-        seen = DropDiagnostics(seen, jnp.zeros((), jnp.float32)) if options.drop_nonfinite else seen
-        held, remembered = nothing_held(params) if holds else (), memory(params) if memory else ()
-        return state_class(jnp.zeros((), jnp.int32), seen, held, remembered)
+        held = () if options.between == "skip" else nothing_held(params)
+        zero = jnp.zeros((), jnp.float32)
+        checks = {"mismatch": zero} if options.mismatch or finds_own_gradient else {}
+        checks |= {"dropped": zero} if options.drop_nonfinite else {}
+        memory = method.memory(params) if method.memory else ()
+        return state_class(jnp.zeros((), jnp.int32), method.nothing_seen(), held, memory, checks)
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, State]:
         check_params(params, updates)
-        engine = Engine.create(loss, params, loss.pick(extra_args), options)
+        arguments = loss.pick(extra_args)
+        engine = Engine.create(loss, params, arguments, options)
         updates = engine.before(jax.tree.map(jnp.asarray, updates))
         updates = cast_like(updates, updates)  # drops weak types, which both branches below must agree on
-        values = {name: resolve(value, state.count, engine.params) for name, value in coefficients.items()}
+        values = method.values(state.count, engine.params, state.memory)
 
-        def act() -> tuple[PyTree, Any, Any, Any]:
-            new, seen, remembered = remembering(engine, updates, state.memory, **values)
-            remembered = last_finite(engine.after(remembered), state.memory)
-            new, held = cast_like(new, updates), state.held
-            if holds:
-                held = hold(engine.after(subtract(new, updates)), held)
-            last = state.diagnostics
-            if not options.drop_nonfinite:
-                return new, keep_finite(engine.after(seen), last), held, remembered
-            new, drops = drop_nonfinite(new, updates)
-            dropped = last.dropped + engine.after(drops.astype(jnp.float32))
-            return new, DropDiagnostics(keep_finite(engine.after(seen), last.seen), dropped), held, remembered
+        def mismatch(step: Step) -> jax.Array:
+            own = step.point.grad if finds_own_gradient else engine.curvature.at(engine.params).grad
+            return relative_difference(engine.after(updates), engine.after(own))
 
-        def rest() -> tuple[PyTree, Any, Any, Any]:
-            new = add_scaled(updates, 1.0, state.held.term) if holds else updates
-            return new, state.diagnostics, state.held, state.memory
+        def act() -> tuple[PyTree, Any, Any, Any, Any]:
+            step = method.step(loss, engine.params, arguments, updates, values)
+            new, checks = cast_like(step.update, updates), dict(state.checks)
+            memory = last_finite(engine.after(step.memory), state.memory)
+            held = state.held
+            if options.between != "skip":
+                held = remember(options, engine.after(subtract(new, updates)), engine.after(updates), held)
+            if "mismatch" in checks:
+                checks |= keep_finite({"mismatch": mismatch(step)}, {"mismatch": checks["mismatch"]})
+            if options.drop_nonfinite:
+                new, drops = drop_nonfinite(new, updates)
+                checks["dropped"] += engine.after(drops.astype(jnp.float32))
+            return new, keep_finite(engine.after(step.seen), state.diagnostics), held, memory, checks
+
+        def rest() -> tuple[PyTree, Any, Any, Any, Any]:
+            new = updates
+            if options.between != "skip":
+                new = add_scaled(updates, 1.0, held_term(options, updates, state.held))
+            return new, state.diagnostics, state.held, state.memory, dict(state.checks)
 
         new, *kept = on_interval(options.interval, state.count, act, rest)
         new = engine.after(bound(new, updates, options.max_ratio))
         return new, type(state)(jnp.asarray(optax.safe_increment(state.count)), *kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _without_memory(rule: Rule) -> Rule:
-    """The rule in the form of those that have a memory, which it hands on."""
-    return lambda engine, updates, memory, **coefficients: (*rule(engine, updates, **coefficients), memory)
-
-
-def resolve(value: ScalarOrSchedule, count: Any, params: PyTree) -> Any:
-    """The coefficient at this step, in the dtype of norms; schedules that dip below zero are clamped there.
-
-    Radii, a pytree of coefficients with the structure of the parameters or a prefix of it, are resolved one by one. A
-    pytree that can be called, as a model can, is taken for radii if it has that structure, else for a schedule.
-    """
-    radii = not jax.tree_util.all_leaves([value]) and is_prefix(value, params)
-    if callable(value) and not radii:
-        value = value(count)
-    if not jax.tree_util.all_leaves([value]):
-        if not is_prefix(value, params):
-            raise ValueError(
-                "rho must be a number or a pytree of numbers with the structure of the parameters, "
-                f"{jax.tree.structure(params)}, or a prefix of it, got {jax.tree.structure(value)}"
-            )
-        return jax.tree.map(lambda leaf: resolve(leaf, count, params), value)
-    now = jnp.asarray(value)
-    return jnp.maximum(now.astype(wide_dtype(*jax.tree.leaves(params))), 0)
 
 
 def keep_finite(new: Any, last: Any) -> Any:

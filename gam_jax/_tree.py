@@ -81,6 +81,12 @@ def subtract(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: widen(x) - widen(y), a, b)
 
 
+def relative_difference(tree: PyTree, to: PyTree) -> jax.Array:
+    """``|tree - to| / |to|``; 0 where both are zero, and infinite where only ``to`` is."""
+    difference, norm = global_norm(subtract(tree, to)), global_norm(to)
+    return jnp.where(difference == 0, 0, difference / norm)
+
+
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     """The tree with the dtypes of ``like``."""
     return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)

@@ -11,4 +11,5 @@ LossFn = Callable[..., Any]
 ScalarOrSchedule = float | jax.Array | Callable[[jax.Array], Any]
 """A float, a traced scalar, or an optax schedule (step count -> scalar)."""
 HvpMode = Literal["linearize", "jvp", "reverse", "finite_difference"]
-Between = Literal["skip", "hold"]
+Between = Literal["skip", "hold", "look"]
+GroupsBy = Literal["scan", "vmap"]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gam_jax._curvature import Point
 from gam_jax._engine import Engine
 from gam_jax._transform import Diagnostics
 from gam_jax._tree import cosine, global_norm, scale_by, subtract
@@ -14,6 +15,7 @@ from gam_jax._types import PyTree
 class FourGradients(NamedTuple):
     """Lines of Algorithm 2: two gradients at and near the point, two at and near the ascent point of the norm."""
 
+    here: Point
     g0: PyTree
     g1: PyTree
     g2: PyTree
@@ -21,13 +23,14 @@ class FourGradients(NamedTuple):
     seen: Diagnostics
 
 
-def four_gradients(engine: Engine, updates: PyTree, rho: PyTree, rho_prime: PyTree) -> FourGradients:
+def four_gradients(engine: Engine, updates: PyTree | None, rho: PyTree, rho_prime: PyTree) -> FourGradients:
     """Evaluates g0 at w, g1 a step rho_prime along g0, g2 a step rho along g1 - g0, g3 rho_prime further along g2.
 
     ``(g1 - g0) / rho_prime`` and ``rho (g3 - g2) / rho_prime`` are f and h_norm of Algorithm 1 by finite differences,
     and the diagnostics are estimated from them.
     """
-    g0 = engine.clean_gradient(updates)
+    here = engine.clean(updates)
+    g0 = here.grad
     g1 = engine.gradient(engine.ascend(engine.params, g0, rho_prime))
     w2 = engine.ascend(engine.params, subtract(g1, g0), rho)
     g2 = engine.gradient(w2)
@@ -36,7 +39,7 @@ def four_gradients(engine: Engine, updates: PyTree, rho: PyTree, rho_prime: PyTr
     norm = engine.metric.norm(g2)
     flatness, turn = engine.metric.reach(rho, g2, norm), _turn(bend, rho, rho_prime)
     seen = Diagnostics(engine.metric.norm(g0), norm, flatness, turn, cosine(g0, bend))
-    return FourGradients(g0, g1, g2, g3, seen)
+    return FourGradients(here, g0, g1, g2, g3, seen)
 
 
 def _turn(bend: PyTree, rho: PyTree, rho_prime: PyTree) -> jax.Array:

@@ -1,17 +1,20 @@
 """Accelerated GAM: four gradients, no Hessian-vector product (Algorithm 2 of the paper)."""
 
-from typing import Unpack
+from collections.abc import Callable
+from typing import Any, Unpack
 
 import jax
 import optax
 
 from gam_jax._checks import check_coefficient
 from gam_jax._engine import Engine
+from gam_jax._method import Method, Step
 from gam_jax._options import OptionArgs, Options, with_options
 from gam_jax._signature import readable
-from gam_jax._transform import Diagnostics, State, from_rule
+from gam_jax._transform import Diagnostics, State, as_link
 from gam_jax._tree import add_scaled, perpendicular, scale_by
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
+from gam_jax._value_and_grad import as_value_and_grad
 from gam_jax.rules._four_gradients import four_gradients
 
 
@@ -24,18 +27,24 @@ class AcceleratedGamState(State):
 
 def _rule(
     engine: Engine,
-    updates: PyTree,
+    updates: PyTree | None,
     *,
     rho: PyTree,
     rho_prime: jax.Array,
     alpha: jax.Array,
     beta: jax.Array,
     gamma: jax.Array,
-) -> tuple[PyTree, Diagnostics]:
-    g0, g1, g2, g3, seen = four_gradients(engine, updates, rho, rho_prime)
+) -> Step:
+    here, g0, g1, g2, g3, seen = four_gradients(engine, updates, rho, rho_prime)
     h_plus = add_scaled(scale_by(alpha, g1), 1 - alpha, g3)
     h_minus = add_scaled(scale_by(beta, g0), 1 - beta, g2)
-    return add_scaled(h_plus, -gamma, perpendicular(h_minus, to=h_plus)), seen
+    return Step(here, add_scaled(h_plus, -gamma, perpendicular(h_minus, to=h_plus)), seen)
+
+
+def _method(options: Any, **coefficients: Any) -> Method:
+    for name in ("alpha", "beta"):
+        check_coefficient(name, coefficients[name], at_most=1)
+    return Method(_rule, Diagnostics, coefficients, Options(**options))
 
 
 @with_options
@@ -100,10 +109,56 @@ def accelerated_gam(
     References:
       Zhang et al., CVPR 2023, appendix D. https://arxiv.org/abs/2303.03108
     """
-    coefficients = {"rho": rho, "rho_prime": rho_prime, "alpha": alpha, "beta": beta, "gamma": gamma}
-    for name in ("alpha", "beta"):
-        check_coefficient(name, coefficients[name], at_most=1)
-    return from_rule(loss_fn, _rule, Diagnostics, coefficients, Options(**options), state_class=AcceleratedGamState)
+    method = _method(options, rho=rho, rho_prime=rho_prime, alpha=alpha, beta=beta, gamma=gamma)
+    return as_link(loss_fn, method, AcceleratedGamState)
+
+
+@with_options
+def accelerated_gam_value_and_grad(
+    loss_fn: LossFn,
+    rho: ScalarOrSchedule,
+    rho_prime: ScalarOrSchedule,
+    alpha: ScalarOrSchedule,
+    beta: ScalarOrSchedule,
+    gamma: ScalarOrSchedule,
+    *,
+    has_diagnostics: bool = False,
+    **options: Unpack[OptionArgs],
+) -> Callable[..., Any]:
+    r"""``jax.value_and_grad`` with the combination of four of accelerated GAM in place of the gradient.
+
+    The mathematics and the arguments are those of :func:`accelerated_gam`; what is returned, and what the options
+    mean, is said at :func:`gam_value_and_grad`.
+
+    Cost: 4 gradient evaluations.
+
+    Args:
+      loss_fn: ``loss_fn(params, *args, **kwargs)``, returning a scalar, or ``(scalar, aux)`` with ``has_aux=True``.
+      rho: radius of the ascent of the gradient norm.
+      rho_prime: radius of the ascents of the loss.
+      alpha: weight of g_1 in h_+, in [0, 1].
+      beta: weight of g_0 in h_-, in [0, 1].
+      gamma: weight of the orthogonal component.
+      has_diagnostics: return what the method saw as well (:class:`gam_jax.Diagnostics`).
+      **options: see :class:`gam_jax.Options`.
+
+    Returns:
+      A function ``(params, *args, **kwargs) -> (loss, grads)``.
+
+    Raises:
+      ValueError, TypeError: as :func:`gam_value_and_grad` does.
+
+    Example:
+      >>> import gam_jax
+      >>> import jax.numpy as jnp
+      >>> loss_fn = lambda params: jnp.sum(params**2)
+      >>> fn = gam_jax.accelerated_gam_value_and_grad(loss_fn, rho=0.2, rho_prime=0.02, alpha=0.6, beta=0.5, gamma=0.03)
+      >>> loss, grads = fn(jnp.array([3.0, 4.0]))
+      >>> print(loss, jnp.array_str(grads, precision=2))
+      25.0 [6.12 8.16]
+    """
+    method = _method(options, rho=rho, rho_prime=rho_prime, alpha=alpha, beta=beta, gamma=gamma)
+    return as_value_and_grad(loss_fn, method, has_diagnostics)
 
 
 @readable

@@ -1,15 +1,18 @@
 """C-Flat: zeroth- and first-order flatness from four gradients (Bian et al. 2024)."""
 
-from typing import Unpack
+from collections.abc import Callable
+from typing import Any, Unpack
 
 import jax
 import optax
 
 from gam_jax._engine import Engine
+from gam_jax._method import Method, Step
 from gam_jax._options import OptionArgs, Options, with_options
-from gam_jax._transform import Diagnostics, State, from_rule
+from gam_jax._transform import Diagnostics, State, as_link
 from gam_jax._tree import add_scaled, subtract
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
+from gam_jax._value_and_grad import as_value_and_grad
 from gam_jax.rules._four_gradients import four_gradients
 
 
@@ -20,9 +23,13 @@ class CFlatState(State):
     method = "c_flat"
 
 
-def _rule(engine: Engine, updates: PyTree, *, rho: PyTree, strength: jax.Array) -> tuple[PyTree, Diagnostics]:
-    _, g1, g2, g3, seen = four_gradients(engine, updates, rho, rho)
-    return add_scaled(g1, strength, subtract(g3, g2)), seen
+def _rule(engine: Engine, updates: PyTree | None, *, rho: PyTree, strength: jax.Array) -> Step:
+    here, _, g1, g2, g3, seen = four_gradients(engine, updates, rho, rho)
+    return Step(here, add_scaled(g1, strength, subtract(g3, g2)), seen)
+
+
+def _method(rho: Any, strength: Any, options: Any) -> Method:
+    return Method(_rule, Diagnostics, {"rho": rho, "strength": strength}, Options(**options))
 
 
 @with_options
@@ -71,5 +78,44 @@ def c_flat(
     References:
       Bian et al.: Make Continual Learning Stronger via C-Flat. NeurIPS 2024. https://arxiv.org/abs/2404.00986
     """
-    coefficients = {"rho": rho, "strength": strength}
-    return from_rule(loss_fn, _rule, Diagnostics, coefficients, Options(**options), state_class=CFlatState)
+    return as_link(loss_fn, _method(rho, strength, options), CFlatState)
+
+
+@with_options
+def c_flat_value_and_grad(
+    loss_fn: LossFn,
+    rho: ScalarOrSchedule = 0.2,
+    strength: ScalarOrSchedule = 0.2,
+    *,
+    has_diagnostics: bool = False,
+    **options: Unpack[OptionArgs],
+) -> Callable[..., Any]:
+    r"""``jax.value_and_grad`` with that of C-Flat in place of the gradient.
+
+    The mathematics and the arguments are those of :func:`c_flat`; what is returned, and what the options mean, is said
+    at :func:`gam_value_and_grad`.
+
+    Cost: 4 gradient evaluations.
+
+    Args:
+      loss_fn: ``loss_fn(params, *args, **kwargs)``, returning a scalar, or ``(scalar, aux)`` with ``has_aux=True``.
+      rho: radius of all three ascents.
+      strength: lambda.
+      has_diagnostics: return what the method saw as well (:class:`gam_jax.Diagnostics`).
+      **options: see :class:`gam_jax.Options`.
+
+    Returns:
+      A function ``(params, *args, **kwargs) -> (loss, grads)``.
+
+    Raises:
+      ValueError, TypeError: as :func:`gam_value_and_grad` does.
+
+    Example:
+      >>> import gam_jax
+      >>> import jax.numpy as jnp
+      >>> loss_fn = lambda params: jnp.sum(params**2)
+      >>> loss, grads = gam_jax.c_flat_value_and_grad(loss_fn, rho=0.5, strength=0.2)(jnp.array([3.0, 4.0]))
+      >>> print(loss, jnp.array_str(grads, precision=2))
+      25.0 [6.72 8.96]
+    """
+    return as_value_and_grad(loss_fn, _method(rho, strength, options), has_diagnostics)

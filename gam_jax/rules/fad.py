@@ -1,16 +1,19 @@
 """FAD: flatness-aware minimization for domain generalization, a reconstruction (Zhang et al. 2023)."""
 
-from typing import Unpack
+from collections.abc import Callable
+from typing import Any, Unpack
 
 import jax
 import optax
 
 from gam_jax._checks import check_coefficient
 from gam_jax._engine import Engine
+from gam_jax._method import Method, Step
 from gam_jax._options import OptionArgs, Options, with_options
-from gam_jax._transform import Diagnostics, State, from_rule
+from gam_jax._transform import Diagnostics, State, as_link
 from gam_jax._tree import add_scaled, scale_by, subtract
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
+from gam_jax._value_and_grad import as_value_and_grad
 from gam_jax.rules._four_gradients import four_gradients
 
 
@@ -21,12 +24,15 @@ class FadState(State):
     method = "fad"
 
 
-def _rule(
-    engine: Engine, updates: PyTree, *, rho: PyTree, alpha: jax.Array, beta: jax.Array
-) -> tuple[PyTree, Diagnostics]:
-    g0, g1, g2, g3, seen = four_gradients(engine, updates, rho, rho)
+def _rule(engine: Engine, updates: PyTree | None, *, rho: PyTree, alpha: jax.Array, beta: jax.Array) -> Step:
+    here, g0, g1, g2, g3, seen = four_gradients(engine, updates, rho, rho)
     flatness = add_scaled(scale_by(alpha, subtract(g1, g0)), 1 - alpha, subtract(g3, g2))
-    return add_scaled(g0, beta, flatness), seen
+    return Step(here, add_scaled(g0, beta, flatness), seen)
+
+
+def _method(rho: Any, alpha: Any, beta: Any, options: Any) -> Method:
+    check_coefficient("alpha", alpha, at_most=1)
+    return Method(_rule, Diagnostics, {"rho": rho, "alpha": alpha, "beta": beta}, Options(**options))
 
 
 @with_options
@@ -78,6 +84,46 @@ def fad(
     References:
       Zhang et al.: Flatness-Aware Minimization for Domain Generalization. ICCV 2023. https://arxiv.org/abs/2307.11108
     """
-    check_coefficient("alpha", alpha, at_most=1)
-    coefficients = {"rho": rho, "alpha": alpha, "beta": beta}
-    return from_rule(loss_fn, _rule, Diagnostics, coefficients, Options(**options), state_class=FadState)
+    return as_link(loss_fn, _method(rho, alpha, beta, options), FadState)
+
+
+@with_options
+def fad_value_and_grad(
+    loss_fn: LossFn,
+    rho: ScalarOrSchedule,
+    alpha: ScalarOrSchedule,
+    beta: ScalarOrSchedule,
+    *,
+    has_diagnostics: bool = False,
+    **options: Unpack[OptionArgs],
+) -> Callable[..., Any]:
+    r"""``jax.value_and_grad`` with that of FAD in place of the gradient.
+
+    The mathematics and the arguments are those of :func:`fad`; what is returned, and what the options mean, is said
+    at :func:`gam_value_and_grad`.
+
+    Cost: 4 gradient evaluations.
+
+    Args:
+      loss_fn: ``loss_fn(params, *args, **kwargs)``, returning a scalar, or ``(scalar, aux)`` with ``has_aux=True``.
+      rho: radius of all three ascents.
+      alpha: share of zeroth-order flatness, in [0, 1].
+      beta: weight of the two flatness terms.
+      has_diagnostics: return what the method saw as well (:class:`gam_jax.Diagnostics`).
+      **options: see :class:`gam_jax.Options`.
+
+    Returns:
+      A function ``(params, *args, **kwargs) -> (loss, grads)``.
+
+    Raises:
+      ValueError, TypeError: as :func:`gam_value_and_grad` does.
+
+    Example:
+      >>> import gam_jax
+      >>> import jax.numpy as jnp
+      >>> loss_fn = lambda params: jnp.sum(params**2)
+      >>> loss, grads = gam_jax.fad_value_and_grad(loss_fn, rho=0.5, alpha=0.5, beta=0.4)(jnp.array([3.0, 4.0]))
+      >>> print(loss, jnp.array_str(grads, precision=2))
+      25.0 [6.24 8.32]
+    """
+    return as_value_and_grad(loss_fn, _method(rho, alpha, beta, options), has_diagnostics)

@@ -1,16 +1,19 @@
 """Friendly SAM: the ascent follows the noise of the batch, not the gradient that all batches share (Li et al. 2024)."""
 
-from typing import NamedTuple, Unpack
+from collections.abc import Callable
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import optax
 
 from gam_jax._checks import check_coefficient
 from gam_jax._engine import Engine
+from gam_jax._method import Method, Step
 from gam_jax._options import OptionArgs, Options, with_options
-from gam_jax._transform import State, from_rule
+from gam_jax._transform import State, as_link
 from gam_jax._tree import add_scaled, cosine, scale_by
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
+from gam_jax._value_and_grad import as_value_and_grad
 
 
 class FriendlySamDiagnostics(NamedTuple):
@@ -37,14 +40,21 @@ class FriendlySamState(State):
 
 
 def _rule(
-    engine: Engine, updates: PyTree, mean: PyTree, *, rho: PyTree, sigma: jax.Array, decay: jax.Array
-) -> tuple[PyTree, FriendlySamDiagnostics, PyTree]:
-    g0 = engine.clean_gradient(updates)
-    mean = add_scaled(scale_by(decay, mean), 1 - decay, g0)
+    engine: Engine, updates: PyTree | None, *, rho: PyTree, sigma: jax.Array, decay: jax.Array, memory: PyTree
+) -> Step:
+    here = engine.clean(updates)
+    g0 = here.grad
+    mean = add_scaled(scale_by(decay, memory), 1 - decay, g0)
     noise = add_scaled(scale_by(1.0, g0), -sigma, mean)
     g1 = engine.gradient(engine.ascend(engine.params, noise, rho))
     norm = engine.metric.norm
-    return g1, FriendlySamDiagnostics(norm(g0), norm(noise), norm(g1), cosine(g0, g1)), mean
+    return Step(here, g1, FriendlySamDiagnostics(norm(g0), norm(noise), norm(g1), cosine(g0, g1)), mean)
+
+
+def _method(rho: Any, sigma: Any, decay: Any, options: Any) -> Method:
+    check_coefficient("decay", decay, at_most=1)
+    coefficients = {"rho": rho, "sigma": sigma, "decay": decay}
+    return Method(_rule, FriendlySamDiagnostics, coefficients, Options(**options), memory=optax.tree.zeros_like)
 
 
 @with_options
@@ -108,7 +118,51 @@ def friendly_sam(
     References:
       Li, Zhou, He, Cheng, Huang: Friendly Sharpness-Aware Minimization. CVPR 2024. https://arxiv.org/abs/2403.12350
     """
-    check_coefficient("decay", decay, at_most=1)
-    coefficients = {"rho": rho, "sigma": sigma, "decay": decay}
-    settings, memory = Options(**options), optax.tree.zeros_like
-    return from_rule(loss_fn, _rule, FriendlySamDiagnostics, coefficients, settings, memory, FriendlySamState)
+    return as_link(loss_fn, _method(rho, sigma, decay, options), FriendlySamState)
+
+
+@with_options
+def friendly_sam_value_and_grad(
+    loss_fn: LossFn,
+    rho: ScalarOrSchedule,
+    *,
+    sigma: ScalarOrSchedule = 1.0,
+    decay: ScalarOrSchedule = 0.9,
+    has_diagnostics: bool = False,
+    **options: Unpack[OptionArgs],
+) -> Callable[..., Any]:
+    r"""``jax.value_and_grad`` with that of Friendly SAM in place of the gradient.
+
+    The mathematics and the arguments are those of :func:`friendly_sam`; what is returned, and what the options mean,
+    is said at :func:`gam_value_and_grad`.
+
+    Cost: 2 gradient evaluations.
+
+    Args:
+      loss_fn: ``loss_fn(params, *args, **kwargs)``, returning a scalar, or ``(scalar, aux)`` with ``has_aux=True``.
+      rho: perturbation radius.
+      sigma: share of the mean that is taken off the gradient.
+      decay: of the mean, in [0, 1].
+      has_diagnostics: return what the method saw as well (:class:`gam_jax.FriendlySamDiagnostics`).
+      **options: see :class:`gam_jax.Options`.
+
+    Returns:
+      A function ``(params, *args, memory=mean, **kwargs) -> (loss, grads, mean)``, since the mean has to live
+      somewhere: at first it is ``optax.tree.zeros_like(params)``.
+
+    Raises:
+      ValueError, TypeError: as :func:`gam_value_and_grad` does.
+
+    Example:
+      >>> import optax, gam_jax
+      >>> import jax.numpy as jnp
+      >>> loss_fn = lambda params, batch: jnp.sum((params - batch) ** 2)
+      >>> fn = gam_jax.friendly_sam_value_and_grad(loss_fn, rho=0.5)
+      >>> params = jnp.zeros(2)
+      >>> mean = optax.tree.zeros_like(params)
+      >>> for batch in (jnp.array([2.0, 0.0]), jnp.array([2.0, 2.0])):
+      ...     loss, grads, mean = fn(params, batch, memory=mean)
+      >>> print(jnp.array_str(grads, precision=2), jnp.array_str(mean, precision=2))
+      [-4.67 -4.74] [-0.76 -0.4 ]
+    """
+    return as_value_and_grad(loss_fn, _method(rho, sigma, decay, options), has_diagnostics)

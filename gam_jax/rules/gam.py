@@ -7,32 +7,26 @@ from typing import Any, Unpack, get_args
 import jax
 import optax
 
-from gam_jax._checks import check_choice, check_coefficient, check_params, check_radii
-from gam_jax._curvature import Point
-from gam_jax._engine import Engine
-from gam_jax._hold import bound, drop_nonfinite
-from gam_jax._interval import on_interval
-from gam_jax._loss import loss_of_call
+from gam_jax._checks import check_choice
+from gam_jax._engine import Engine, NormGradient
+from gam_jax._method import Method, Step
 from gam_jax._options import OptionArgs, Options, with_options
-from gam_jax._signature import release
-from gam_jax._transform import Diagnostics, State, from_rule, resolve
-from gam_jax._tree import add_scaled, cast_like, cosine, global_norm, scale_by
+from gam_jax._transform import Diagnostics, State, as_link
+from gam_jax._tree import add_scaled, cosine, global_norm, scale_by
 from gam_jax._types import HvpMode, LossFn, PyTree, ScalarOrSchedule
+from gam_jax._value_and_grad import as_value_and_grad
 
 
-def _algorithm_1(
-    engine: Engine, h_loss: PyTree | None, rho: PyTree, alpha: jax.Array, ascent_hvp: HvpMode | None
-) -> tuple[Point, PyTree, Diagnostics]:
-    """Lines 6 to 10 of Algorithm 1; without ``h_loss`` the oracle loss is the loss itself."""
-    here = engine.norm_gradient(engine.params, ascent_hvp)  # line 6: f = H g / (||g|| + xi)
+def algorithm_1(
+    engine: Engine, here: NormGradient, h_loss: PyTree, rho: PyTree, alpha: jax.Array
+) -> tuple[PyTree, Diagnostics]:
+    """Lines 7 to 10 of Algorithm 1, after line 6, f = H g / (||g|| + xi) at the parameters."""
     adversary = engine.ascend(engine.params, here.grad, rho)  # line 7
     there = engine.norm_gradient(adversary)
     h_norm = scale_by(rho, there.grad)  # line 8
-    h_loss = here.point.grad if h_loss is None else h_loss
     update = add_scaled(h_loss, alpha, h_norm)  # line 10
     flatness = engine.metric.reach(rho, there.point.grad, there.norm)
-    seen = Diagnostics(here.norm, there.norm, flatness, global_norm(h_norm), cosine(h_loss, h_norm))
-    return here.point, update, seen
+    return update, Diagnostics(here.norm, there.norm, flatness, global_norm(h_norm), cosine(h_loss, h_norm))
 
 
 class GamState(State):
@@ -42,18 +36,23 @@ class GamState(State):
     method = "gam"
 
 
-def _rule(
-    engine: Engine, updates: PyTree, *, rho: PyTree, alpha: jax.Array, ascent_hvp: HvpMode | None
-) -> tuple[PyTree, Diagnostics]:
-    _, update, seen = _algorithm_1(engine, updates, rho, alpha, ascent_hvp)
-    return update, seen
+def _rule(engine: Engine, updates: PyTree | None, *, rho: PyTree, alpha: jax.Array, ascent_hvp: HvpMode | None) -> Step:
+    here = engine.norm_gradient(engine.params, ascent_hvp)
+    h_loss = here.point.grad if updates is None else updates
+    return Step(here.point, *algorithm_1(engine, here, h_loss, rho, alpha))
+
+
+def _method(rho: Any, alpha: Any, ascent_hvp: Any, rho_prime: Any, options: Any) -> Method:
+    check_choice("ascent_hvp", ascent_hvp, (None, *get_args(HvpMode)))
+    rule, settings = functools.partial(_rule, ascent_hvp=ascent_hvp), Options(rho_prime=rho_prime, **options)
+    return Method(rule, Diagnostics, {"rho": rho, "alpha": alpha}, settings, adds=True)
 
 
 @with_options
 def gam(
     loss_fn: LossFn,
-    rho: ScalarOrSchedule,
-    alpha: ScalarOrSchedule,
+    rho: ScalarOrSchedule = 0.1,
+    alpha: ScalarOrSchedule = 0.5,
     *,
     ascent_hvp: HvpMode | None = None,
     rho_prime: float | jax.Array = 1e-3,
@@ -78,21 +77,26 @@ def gam(
     ``gam_jax/_linearize.py``). It cannot inside the ``lax.cond`` of ``interval > 1`` or when the loss scans over
     layers (7), nor entirely when the caller takes the argmax of the same logits (6.6 on the CPU, where XLA merges
     argmax and max). :func:`gam_value_and_grad` costs 6 by construction. With ``num_microbatches`` 9.
-    State: six scalars, and with ``between="hold"`` one buffer like the parameters.
+    State: seven scalars, and with ``between="hold"`` one buffer like the parameters.
 
     Cheaper, in gradients a step, and to be combined; a finite ``max_ratio`` keeps the rougher terms from diverging:
 
     * ``ascent_hvp="finite_difference"``, 5: f costs one gradient, at :math:`w + \rho' g / (\|g\| + \xi)`. Only its
       direction enters, and h_norm stays the exact gradient of the norm at the point that it leads to.
-    * A smaller ``batch`` passed to ``update`` than the one behind the gradient, 1 + 6 / n for one n-th of it. Over
-      random parts the term is on average the gradient of the mean flatness of a part (as in m-sharpness), which is
-      larger than that of the whole.
+    * ``share=n``, 1 + 6 / n: the term is that of every n-th row of the batch. Over random parts it is on average the
+      gradient of the mean flatness of a part (as in m-sharpness), which is larger than that of the whole.
     * ``interval=k``, 1 + 6 / k, with nothing between or, by ``between="hold"``, the last term once more. A held term
       acts k times, so that alpha is to be chosen smaller than for a skipped one.
+    * ``interval=gam_jax.late_phase(...)``: in the last part of the run alone.
 
-    Choosing rho and alpha: what counts most is their product, which wants to be near one over the top Hessian
-    eigenvalue of a network that the base optimizer has trained. Good on validation images of small networks, from
-    the tables in README ("Choosing rho and alpha"); several times as much broke training:
+    Choosing rho and alpha: what counts most is their product. To first order
+    :math:`\nabla L(w + r u) = g + r H u`, so that SAM of radius r, with :math:`u = g / \|g\|`, adds
+    :math:`r H g / \|g\|`, and this link adds :math:`\alpha \rho` times the same at a point nearby: alpha * rho stands
+    where SAM's radius stands, and a good radius of SAM is a good first product. It wants to be near one over the top
+    Hessian eigenvalue of a network that the base optimizer has trained. The defaults, 0.1 and 0.5, have the product
+    0.05, SAM's usual radius, which lies in three of the four ranges below (for an MLP it is little). Good on
+    validation images of small networks, from the tables in README ("Choosing rho and alpha"); several times as much
+    broke training:
 
     ==========================================  ===========  ===============
     base optimizer, network                     rho          alpha * rho
@@ -120,12 +124,13 @@ def gam(
         rest. All passes see the same arguments, random keys too. Gradient norms, hence rho and alpha, scale with what
         it returns: the mean over a batch, say, where the paper writes a sum.
       rho: perturbation radius, in units of the parameters. A float, a traced scalar or a schedule of this
-        transformation's step count, clamped at 0. The paper tunes over {.05, .1, .2, .5, 1, 2}. Or a pytree of these
+        transformation's step count, clamped at 0. Default 0.1 (see above). The paper tunes over
+        {.05, .1, .2, .5, 1, 2}. Or a pytree of these
         with the structure of the parameters or a prefix of it, such as one for each layer: then each leaf has its own
         rho in the last two lines before the sum, as a parameter group of PyTorch would, while norms stay those over
         all leaves, and first_order_flatness is the norm of rho times the gradient.
-      alpha: weight of the flatness term, likewise; 0 is the base optimizer. The paper tunes over
-        {.1, .2, .5, 1, 2, ..., 10}.
+      alpha: weight of the flatness term, likewise; 0 is the base optimizer. Default 0.5 (see above). The paper tunes
+        over {.1, .2, .5, 1, 2, ..., 10}.
       ascent_hvp: how the product in f is computed, if not as ``hvp`` says (:class:`gam_jax.Options`).
       rho_prime: step of the finite difference, where one is used.
       **options: see :class:`gam_jax.Options`.
@@ -157,37 +162,41 @@ def gam(
 
       The flatness of a third of the batch, and the gradient of all of it:
 
-      >>> part = {"x": batch["x"][:1], "y": batch["y"][:1]}
-      >>> grads = jax.grad(loss_fn)(params, batch)
-      >>> updates, state = tx.update(grads, state, params, batch=part)
+      >>> tx = optax.chain(gam_jax.gam(loss_fn, rho=0.1, alpha=0.5, share=3), optax.sgd(0.1, momentum=0.9))
 
     References:
       Zhang, Xu, Yu, Zou, Cui: Gradient Norm Aware Minimization Seeks First-Order Flatness and Improves
       Generalization. CVPR 2023. https://arxiv.org/abs/2303.03108
     """
-    check_choice("ascent_hvp", ascent_hvp, (None, *get_args(HvpMode)))
-    rule, coefficients = functools.partial(_rule, ascent_hvp=ascent_hvp), {"rho": rho, "alpha": alpha}
-    settings = Options(rho_prime=rho_prime, **options)
-    return from_rule(loss_fn, rule, Diagnostics, coefficients, settings, state_class=GamState)
+    return as_link(loss_fn, _method(rho, alpha, ascent_hvp, rho_prime, options), GamState)
 
 
 @with_options
 def gam_value_and_grad(
     loss_fn: LossFn,
-    rho: ScalarOrSchedule,
-    alpha: ScalarOrSchedule,
+    rho: ScalarOrSchedule = 0.1,
+    alpha: ScalarOrSchedule = 0.5,
     *,
     ascent_hvp: HvpMode | None = None,
     rho_prime: float | jax.Array = 1e-3,
+    has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
 ) -> Callable[..., Any]:
     r"""``jax.value_and_grad`` with the gradient of :math:`L + \alpha R^{(1)}_\rho` in place of that of L.
 
+    One line of a training step changes, and no optimizer state:
+
+    .. code-block:: diff
+
+        - loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+        + loss, grads = gam_jax.gam_value_and_grad(loss_fn)(params, batch)
+
     The mathematics and the arguments are those of :func:`gam`, with L itself as the oracle loss. Gradient and
-    Hessian-vector products share their passes by construction rather than by the compiler's grace.
+    Hessian-vector products share their passes by construction rather than by the compiler's grace. Each method of the
+    family has this form, by its name and ``_value_and_grad``; :func:`sam_gam_value_and_grad` is SAM + GAM.
 
     Cost: 6 gradient evaluations (8 with ``num_microbatches``), 5 with ``ascent_hvp="finite_difference"``; 1 on the
-    steps that ``interval`` skips.
+    steps that ``interval`` skips; 6 with ``groups``, with the memory of one group; 1 + 6 / n with ``share=n``.
 
     Args:
       loss_fn: ``loss_fn(params, *args, **kwargs)``, returning a scalar, or ``(scalar, aux)`` with ``has_aux=True``.
@@ -195,13 +204,16 @@ def gam_value_and_grad(
       alpha: weight of the flatness term.
       ascent_hvp: as in :func:`gam`.
       rho_prime: step of the finite difference, where one is used.
-      **options: see :class:`gam_jax.Options`. There is no state, hence no ``between="hold"``.
+      has_diagnostics: return what the method saw as well, as a link keeps it in its state
+        (:class:`gam_jax.Diagnostics`).
+      **options: see :class:`gam_jax.Options`. There is no state, hence no ``between="hold"`` or ``"look"``.
 
     Returns:
       A function ``(params, *args, **kwargs) -> (loss, grads)``, or ``((loss, aux), grads)`` with ``has_aux=True``; with
-      a schedule or an interval it needs ``count=step`` too (otherwise ``count`` is the loss's, if it takes one). Loss
-      and aux are those of the clean pass; with ``axis_name`` loss and grads are averaged over it, and aux is each
-      replica's own; with ``num_microbatches`` aux is stacked along a new leading axis.
+      ``has_diagnostics=True`` a third entry, of zeros on the steps that ``interval`` skips. With a schedule or an
+      interval it needs ``count=step`` too (otherwise ``count`` is the loss's, if it takes one). Loss and aux are those
+      of the clean pass; with ``axis_name`` loss, grads and diagnostics are averaged over it, and aux is each replica's
+      own; with ``num_microbatches`` or ``groups`` aux is stacked along a new leading axis.
 
     Raises:
       ValueError, TypeError: as :func:`gam` does; TypeError if ``count`` is needed and not given.
@@ -213,38 +225,9 @@ def gam_value_and_grad(
       >>> loss, grads = gam_jax.gam_value_and_grad(loss_fn, rho=0.1, alpha=0.5)(jnp.ones(2), 1.0)
       >>> print(loss, jnp.array_str(grads, precision=2))
       2.0 [4.49 4.49]
+      >>> fn = gam_jax.gam_value_and_grad(loss_fn, has_diagnostics=True)
+      >>> loss, grads, seen = fn(jnp.ones(2), 1.0)
+      >>> print(f"{seen.first_order_flatness:.2f}")
+      0.69
     """
-    settings = Options(rho_prime=rho_prime, **options)
-    if settings.between != "skip":
-        raise ValueError(f"gam_value_and_grad has no state to hold a term in: use gam, got {settings.between=}")
-    check_choice("ascent_hvp", ascent_hvp, (None, *get_args(HvpMode)))
-    check_radii("rho", rho)
-    check_coefficient("alpha", alpha)
-    needs_count = any(callable(leaf) for leaf in jax.tree.leaves((rho, alpha))) or settings.interval != 1
-    loss = loss_of_call(release(loss_fn), settings.has_aux, needs_count=needs_count)
-
-    def value_and_grad(params: PyTree, /, *args: Any, **kwargs: Any) -> Any:
-        count: Any = kwargs.pop("count", None) if needs_count or not loss.takes("count") else None
-        if needs_count and count is None:
-            raise TypeError("a schedule or an interval needs the step count: call f(params, ..., count=step)")
-        check_params(params, params)
-        engine = Engine.create(loss, params, (args, kwargs), settings)
-
-        def act() -> tuple[Any, PyTree]:
-            rho_now, alpha_now = (resolve(value, count, params) for value in (rho, alpha))
-            point, update, _ = _algorithm_1(engine, None, rho_now, alpha_now, ascent_hvp)
-            update = cast_like(update, engine.params)
-            if settings.drop_nonfinite:
-                update, _ = drop_nonfinite(update, point.grad)
-            update = bound(update, point.grad, settings.max_ratio)
-            return (point.value, point.aux), update
-
-        def rest() -> tuple[Any, PyTree]:
-            point = engine.curvature.at(engine.params)
-            return (point.value, point.aux), point.grad
-
-        (value, aux), grads = on_interval(settings.interval, count, act, rest)
-        value, grads = engine.after((value, grads))
-        return ((value, aux), grads) if settings.has_aux else (value, grads)
-
-    return value_and_grad
+    return as_value_and_grad(loss_fn, _method(rho, alpha, ascent_hvp, rho_prime, options), has_diagnostics)

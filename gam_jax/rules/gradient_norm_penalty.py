@@ -1,15 +1,18 @@
 """The gradient norm at the point itself as a penalty (Zhao et al. 2022)."""
 
-from typing import NamedTuple, Unpack
+from collections.abc import Callable
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import optax
 
 from gam_jax._engine import Engine
+from gam_jax._method import Method, Step
 from gam_jax._options import OptionArgs, Options, with_options
-from gam_jax._transform import State, from_rule
+from gam_jax._transform import State, as_link
 from gam_jax._tree import add_scaled, cosine, global_norm
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
+from gam_jax._value_and_grad import as_value_and_grad
 
 
 class PenaltyDiagnostics(NamedTuple):
@@ -33,10 +36,16 @@ class PenaltyState(State):
     method = "gradient_norm_penalty"
 
 
-def _rule(engine: Engine, updates: PyTree, *, strength: jax.Array) -> tuple[PyTree, PenaltyDiagnostics]:
+def _rule(engine: Engine, updates: PyTree | None, *, strength: jax.Array) -> Step:
     here = engine.norm_gradient(engine.params)
-    seen = PenaltyDiagnostics(here.norm, global_norm(here.grad), cosine(updates, here.grad))
-    return add_scaled(updates, strength, here.grad), seen
+    start = here.point.grad if updates is None else updates
+    seen = PenaltyDiagnostics(here.norm, global_norm(here.grad), cosine(start, here.grad))
+    return Step(here.point, add_scaled(start, strength, here.grad), seen)
+
+
+def _method(strength: Any, rho_prime: Any, options: Any) -> Method:
+    settings = Options(rho_prime=rho_prime, **options)
+    return Method(_rule, PenaltyDiagnostics, {"strength": strength}, settings, adds=True)
 
 
 @with_options
@@ -87,6 +96,44 @@ def gradient_norm_penalty(
       Zhao, Zhang, Hu: Penalizing Gradient Norm for Efficiently Improving Generalization in Deep Learning. ICML 2022.
       https://arxiv.org/abs/2202.03599
     """
-    coefficients = {"strength": strength}
-    settings = Options(rho_prime=rho_prime, **options)
-    return from_rule(loss_fn, _rule, PenaltyDiagnostics, coefficients, settings, state_class=PenaltyState)
+    return as_link(loss_fn, _method(strength, rho_prime, options), PenaltyState)
+
+
+@with_options
+def gradient_norm_penalty_value_and_grad(
+    loss_fn: LossFn,
+    strength: ScalarOrSchedule,
+    *,
+    rho_prime: float | jax.Array = 1e-3,
+    has_diagnostics: bool = False,
+    **options: Unpack[OptionArgs],
+) -> Callable[..., Any]:
+    r"""``jax.value_and_grad`` with that of the loss with the penalty in place of the gradient.
+
+    The mathematics and the arguments are those of :func:`gradient_norm_penalty`; what is returned, and what the
+    options mean, is said at :func:`gam_value_and_grad`.
+
+    Cost: 3 gradient evaluations; 2 with finite differences.
+
+    Args:
+      loss_fn: ``loss_fn(params, *args, **kwargs)``, returning a scalar, or ``(scalar, aux)`` with ``has_aux=True``.
+      strength: lambda.
+      rho_prime: step of the finite difference, with ``hvp="finite_difference"`` only.
+      has_diagnostics: return what the method saw as well (:class:`gam_jax.PenaltyDiagnostics`).
+      **options: see :class:`gam_jax.Options`.
+
+    Returns:
+      A function ``(params, *args, **kwargs) -> (loss, grads)``.
+
+    Raises:
+      ValueError, TypeError: as :func:`gam_value_and_grad` does.
+
+    Example:
+      >>> import gam_jax
+      >>> import jax.numpy as jnp
+      >>> loss_fn = lambda params: jnp.sum(params**2)
+      >>> loss, grads = gam_jax.gradient_norm_penalty_value_and_grad(loss_fn, strength=0.5)(jnp.array([3.0, 4.0]))
+      >>> print(loss, jnp.array_str(grads, precision=2))
+      25.0 [6.6 8.8]
+    """
+    return as_value_and_grad(loss_fn, _method(strength, rho_prime, options), has_diagnostics)

@@ -1,15 +1,18 @@
 """Sharpness-Aware Minimization and its relatives: SAM, ASAM, GSAM."""
 
-from typing import NamedTuple, Unpack
+from collections.abc import Callable
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import optax
 
 from gam_jax._engine import Engine
+from gam_jax._method import Method, Step
 from gam_jax._options import OptionArgs, Options, with_options
-from gam_jax._transform import State, from_rule
+from gam_jax._transform import State, as_link
 from gam_jax._tree import add_scaled, cosine, perpendicular
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
+from gam_jax._value_and_grad import as_value_and_grad
 
 
 class SamDiagnostics(NamedTuple):
@@ -33,16 +36,25 @@ class SamState(State):
     method = "sam"
 
 
-def _rule(engine: Engine, updates: PyTree, *, rho: PyTree, gamma: jax.Array) -> tuple[PyTree, SamDiagnostics]:
-    g0 = engine.clean_gradient(updates)
+def _rule(engine: Engine, updates: PyTree | None, *, rho: PyTree, gamma: jax.Array) -> Step:
+    here = engine.clean(updates)
+    g1, seen = sam_gradient(engine, here.grad, rho)
+    return Step(here, add_scaled(g1, -gamma, perpendicular(here.grad, to=g1)), seen)
+
+
+def sam_gradient(engine: Engine, g0: PyTree, rho: PyTree) -> tuple[PyTree, SamDiagnostics]:
+    """The gradient at the ascent point of the loss, which the clean gradient leads to."""
     g1 = engine.gradient(engine.ascend(engine.params, g0, rho))
-    update = add_scaled(g1, -gamma, perpendicular(g0, to=g1))
-    return update, SamDiagnostics(engine.metric.norm(g0), engine.metric.norm(g1), cosine(g0, g1))
+    return g1, SamDiagnostics(engine.metric.norm(g0), engine.metric.norm(g1), cosine(g0, g1))
+
+
+def _method(rho: Any, gamma: Any, options: Any) -> Method:
+    return Method(_rule, SamDiagnostics, {"rho": rho, "gamma": gamma}, Options(**options))
 
 
 @with_options
 def sam(
-    loss_fn: LossFn, rho: ScalarOrSchedule, *, gamma: ScalarOrSchedule = 0.0, **options: Unpack[OptionArgs]
+    loss_fn: LossFn, rho: ScalarOrSchedule = 0.05, *, gamma: ScalarOrSchedule = 0.0, **options: Unpack[OptionArgs]
 ) -> optax.GradientTransformationExtraArgs:
     r"""Replaces the gradient by that at the worst point nearby: SAM, and with options ASAM and GSAM.
 
@@ -69,10 +81,11 @@ def sam(
 
     Args:
       loss_fn: as in :func:`gam_jax.gam`.
-      rho: perturbation radius, a float, a traced scalar or a schedule. Foret et al. use 0.05; ASAM wants about 10 times
-        as much. Or a pytree of these, one for each leaf or layer (:func:`gam_jax.gam`). Good on validation images of
-        small networks (README, "Choosing rho and alpha"): with SGD 0.01 to 0.15 for a ResNet with BatchNorm (0.3 with
-        wrong labels), 0.2 to 0.5 for an MLP; with AdamW 0.01 to 0.05 for a ViT.
+      rho: perturbation radius, a float, a traced scalar or a schedule. Default 0.05, as in Foret et al., which is good
+        for the ResNets and the ViT below, and little for an MLP; ASAM wants about 10 times as much. Or a pytree of
+        these, one for each leaf or layer (:func:`gam_jax.gam`). Good on validation images of small networks (README,
+        "Choosing rho and alpha"): with SGD 0.01 to 0.15 for a ResNet with BatchNorm (0.3 with wrong labels), 0.2 to
+        0.5 for an MLP; with AdamW 0.01 to 0.05 for a ViT.
       gamma: GSAM's weight of the orthogonal component, likewise; called alpha in its paper, which tunes over
         {.1, .2, .3} for ResNets and {.4, .6} for ViTs.
       **options: see :class:`gam_jax.Options`.
@@ -98,6 +111,44 @@ def sam(
       https://arxiv.org/abs/2102.11600; Zhuang et al., ICLR 2022, https://arxiv.org/abs/2203.08065;
       Liu et al., CVPR 2022, https://arxiv.org/abs/2203.02714
     """
-    return from_rule(
-        loss_fn, _rule, SamDiagnostics, {"rho": rho, "gamma": gamma}, Options(**options), state_class=SamState
-    )
+    return as_link(loss_fn, _method(rho, gamma, options), SamState)
+
+
+@with_options
+def sam_value_and_grad(
+    loss_fn: LossFn,
+    rho: ScalarOrSchedule = 0.05,
+    *,
+    gamma: ScalarOrSchedule = 0.0,
+    has_diagnostics: bool = False,
+    **options: Unpack[OptionArgs],
+) -> Callable[..., Any]:
+    r"""``jax.value_and_grad`` with that of SAM, ASAM or GSAM in place of the gradient.
+
+    The mathematics and the arguments are those of :func:`sam`; what is returned, and what the options mean, is said
+    at :func:`gam_value_and_grad`.
+
+    Cost: 2 gradient evaluations.
+
+    Args:
+      loss_fn: ``loss_fn(params, *args, **kwargs)``, returning a scalar, or ``(scalar, aux)`` with ``has_aux=True``.
+      rho: perturbation radius.
+      gamma: GSAM's weight of the orthogonal component.
+      has_diagnostics: return what the method saw as well (:class:`gam_jax.SamDiagnostics`).
+      **options: see :class:`gam_jax.Options`.
+
+    Returns:
+      A function ``(params, *args, **kwargs) -> (loss, grads)``.
+
+    Raises:
+      ValueError, TypeError: as :func:`gam_value_and_grad` does.
+
+    Example:
+      >>> import gam_jax
+      >>> import jax.numpy as jnp
+      >>> loss_fn = lambda params, scale: scale * jnp.sum(params**2)
+      >>> loss, grads = gam_jax.sam_value_and_grad(loss_fn, rho=0.5)(jnp.array([3.0, 4.0]), 1.0)
+      >>> print(loss, jnp.array_str(grads, precision=2))
+      25.0 [6.6 8.8]
+    """
+    return as_value_and_grad(loss_fn, _method(rho, gamma, options), has_diagnostics)

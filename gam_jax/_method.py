@@ -1,0 +1,137 @@
+"""A method of the family: a rule with its numbers, and a step of it on a batch, on a share of it, in groups."""
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gam_jax._checks import check_coefficient, check_radii, is_prefix
+from gam_jax._curvature import Curvature, Point
+from gam_jax._engine import Engine
+from gam_jax._loss import Arguments, Loss
+from gam_jax._options import Options
+from gam_jax._parts import Parts, every_nth
+from gam_jax._tree import add_scaled, subtract, wide_dtype
+from gam_jax._types import PyTree, ScalarOrSchedule
+
+
+class Step(NamedTuple):
+    """What a rule gives.
+
+    Attributes:
+      point: the loss at the parameters; its value is None where the clean gradient came from the caller.
+      update: what goes on to the base optimizer.
+      seen: the diagnostics of the method.
+      memory: what it remembers, for a method with a memory.
+    """
+
+    point: Point
+    update: PyTree
+    seen: Any
+    memory: Any = ()
+
+
+Rule = Callable[..., Step]
+"""``rule(engine, updates, **values) -> Step``, where updates is what came in, or None for the rule's own gradient;
+among the values are the coefficients, and what the method remembers as ``memory``, if it has one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A rule with its numbers.
+
+    Attributes:
+      rule: the method.
+      seen: the NamedTuple class that the rule returns its diagnostics in.
+      coefficients: the rule's coefficients by name.
+      options: the shared options.
+      adds: whether it computes the gradient itself and adds a term to what comes in, rather than replace it.
+      memory: for a method with a memory, its first one from the parameters, made of arrays like them (such as
+        ``optax.tree.zeros_like``), so that it is sharded as they are.
+    """
+
+    rule: Rule
+    seen: type
+    coefficients: Mapping[str, ScalarOrSchedule]
+    options: Options
+    adds: bool = False
+    memory: Callable[[PyTree], PyTree] | None = None
+
+    def __post_init__(self):
+        for name, value in self.coefficients.items():
+            (check_radii if name.endswith("rho") else check_coefficient)(name, value)
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether a coefficient is a schedule."""
+        return any(callable(leaf) for leaf in jax.tree.leaves(dict(self.coefficients)))
+
+    def nothing_seen(self) -> Any:
+        """The diagnostics before the first step, and of a step on which the method does not act."""
+        return _zeros(self.seen)
+
+    def values(self, count: Any, params: PyTree, memory: PyTree) -> dict[str, Any]:
+        """What the rule takes by name at this step."""
+        values = {name: resolve(value, count, params) for name, value in self.coefficients.items()}
+        return {**values, "memory": memory} if self.memory else values
+
+    def step(self, loss: Loss, params: PyTree, arguments: Arguments, updates: Any, values: Mapping[str, Any]) -> Step:
+        """One step of the rule on a batch. Without updates its point is that of the whole batch.
+
+        1. On a share of the batch, a method that replaces the gradient adds the difference that it makes there.
+        """
+        if self.options.share == 1:
+            return self._in_groups(loss, params, arguments, updates, values)
+        part = every_nth(loss, arguments, self.options)
+        if updates is None:
+            whole = Curvature(loss, Parts.microbatches(loss, arguments, self.options), self.options).at(params)
+        else:
+            whole = Point(None, None, updates)
+        if self.adds:
+            return self._in_groups(loss, params, part, whole.grad, values)._replace(point=whole)
+        there = self._in_groups(loss, params, part, None, values)
+        update = add_scaled(whole.grad, 1.0, subtract(there.update, there.point.grad))
+        return there._replace(point=whole, update=update)
+
+    def _in_groups(self, loss: Loss, params: PyTree, arguments: Any, updates: Any, values: Any) -> Step:
+        """Each group perturbs with its own gradient; all else is averaged over them."""
+
+        def group(arguments: Arguments) -> tuple[Any, Any, Any]:
+            engine = Engine.create(loss, params, arguments, self.options)
+            point, *results = self.rule(engine, updates, **values)
+            return point.value, point.aux, (point.grad, *results)
+
+        if self.options.groups == 1:
+            value, aux, (grad, *results) = group(arguments)
+        else:
+            value, aux, (grad, *results) = Parts.groups(loss, arguments, self.options).mean(group)
+        return Step(Point(value, aux, grad), *results)
+
+
+def _zeros(seen: type) -> Any:
+    """Zeros in the fields of a NamedTuple class, and in those of its fields that are such classes."""
+    fields = typing.get_type_hints(seen).values()
+    return seen(*(_zeros(field) if hasattr(field, "_fields") else jnp.zeros((), jnp.float32) for field in fields))
+
+
+def resolve(value: ScalarOrSchedule, count: Any, params: PyTree) -> Any:
+    """The coefficient at this step, in the dtype of norms; schedules that dip below zero are clamped there.
+
+    Radii, a pytree of coefficients with the structure of the parameters or a prefix of it, are resolved one by one. A
+    pytree that can be called, as a model can, is taken for radii if it has that structure, else for a schedule.
+    """
+    radii = not jax.tree_util.all_leaves([value]) and is_prefix(value, params)
+    if callable(value) and not radii:
+        value = value(count)
+    if not jax.tree_util.all_leaves([value]):
+        if not is_prefix(value, params):
+            raise ValueError(
+                "rho must be a number or a pytree of numbers with the structure of the parameters, "
+                f"{jax.tree.structure(params)}, or a prefix of it, got {jax.tree.structure(value)}"
+            )
+        return jax.tree.map(lambda leaf: resolve(leaf, count, params), value)
+    now = jnp.asarray(value)
+    return jnp.maximum(now.astype(wide_dtype(*jax.tree.leaves(params))), 0)
