@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import jax
 import rich.console
 import rich.progress
+import rich.text
 
 _EVERY = 10.0
 """Seconds between two lines."""
@@ -48,6 +49,11 @@ def announce(what: str, how_long: str, where: object) -> None:
     print(f"{what}. {how_long}; results in {where}", file=sys.stderr, flush=True)
 
 
+class _Remaining(rich.progress.ProgressColumn):
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        return rich.text.Text(remaining(task))
+
+
 @contextlib.contextmanager
 def bars(
     *columns: rich.progress.ProgressColumn, calm: bool = False, silent: bool = False
@@ -65,12 +71,12 @@ def bars(
         rich.progress.TextColumn("{task.description:<36}"),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeRemainingColumn(),
+        _Remaining(),
         *columns,
         console=console,
         disable=not live,
         redirect_stdout=sys.stdout.isatty(),  # else the results in a file would go to the terminal
-        speed_estimate_period=120,
+        speed_estimate_period=60,
         transient=True,
     )
     with bar, contextlib.nullcontext() if live or silent else _lines(bar):
@@ -110,8 +116,14 @@ def line(tasks: list[rich.progress.Task], seconds: float) -> str:
     task = tasks[-1]
     parts = [] if task.total is None else [f"{task.completed:.0f} of {task.total:.0f}"]
     parts += [text for text in (task.description, task.fields.get("numbers")) if text]
-    parts += [f"about {_clock(task.time_remaining)} to go"] if task.time_remaining else []
-    return f"{_clock(seconds)}  {', '.join(parts)}"
+    return f"{_clock(seconds)}  {', '.join([*parts, remaining(task)]).removesuffix(', ')}"
+
+
+def remaining(task: rich.progress.Task) -> str:
+    """An estimate, when a tenth is done; before that it would be one of compiling."""
+    if task.total is None or task.completed < task.total / 10 or not task.time_remaining:
+        return ""
+    return f"about {_clock(task.time_remaining)} to go"
 
 
 def _clock(seconds: float) -> str:
