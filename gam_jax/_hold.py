@@ -52,8 +52,8 @@ def held_term(options: Options, updates: PyTree, held: Held) -> PyTree:
     """What is added on a step between."""
     if options.between == "hold":
         return held.term
-    length = jnp.asarray(options.look_ratio, jnp.float32) * global_norm(updates)
-    return scale_by(length, normalize(held.term, 0.0))
+    norm = global_norm(updates)
+    return scale_by(jnp.asarray(options.look_ratio, norm.dtype) * norm, normalize(held.term, 0.0))
 
 
 def last_finite(new: PyTree, last: PyTree) -> PyTree:

@@ -127,7 +127,7 @@ def loss_of_update(loss_fn: LossFn, has_aux: bool) -> Loss:
 
 def loss_of_call(loss_fn: LossFn, has_aux: bool, *, reserved: Sequence[str]) -> Loss:
     """The loss of a ``value_and_grad`` function, which takes by name what it needs itself: step count, memory."""
-    of = f"value_and_grad, which here needs its own {' and '.join(reserved)},"
+    of = "value_and_grad with a schedule, an interval or a memory"
     return Loss.create(loss_fn, has_aux, of=of, reserved=reserved, by_name=False)
 
 

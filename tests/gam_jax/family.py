@@ -15,7 +15,7 @@ class Method:
     """A method with sensible coefficients. Called with a loss and options, it is its transformation.
 
     Attributes:
-      factory: the function of gam_jax.
+      factory: the function of gam_jax; ``function`` is its form of ``jax.value_and_grad``.
       coefficients: its coefficients by name.
       gradients: what a step costs, in gradient evaluations, the caller's own included.
       averages: how many parameter-sized averages a step over replicas takes: one for each gradient and product.
@@ -34,6 +34,10 @@ class Method:
 
     def __call__(self, loss_fn, **options):
         return self.factory(loss_fn, **{**self.coefficients, **self.options, **options})
+
+    def function(self, loss_fn, **options):
+        factory = getattr(gam_jax, f"{self.factory.__name__}_value_and_grad")
+        return factory(loss_fn, **{**self.coefficients, **self.options, **options})
 
 
 FAMILY = {

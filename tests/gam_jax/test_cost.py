@@ -27,6 +27,35 @@ def test_chain_links(network, name):
     assert gradients - 0.65 < step_cost(network, name)[0] < gradients + 0.02
 
 
+@pytest.mark.parametrize("network", ["ResNet", pytest.param("ViT", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", FACTORIES)
+def test_functions(network, name):
+    """One gradient less to be shared: the method's cost, on a scanned network as well."""
+    loss_fn, params, batch, flops, _ = problem(network)
+    memory = {"memory": params} if name == "friendly_sam" else {}
+    fn = FAMILY[name].function(loss_fn)
+    gradients = FAMILY[name].gradients
+    cost = compile_and_count(lambda params, batch: fn(params, batch, **memory)[:2], params, batch)[0] / flops
+    assert gradients - 0.65 < cost < gradients + 0.02
+
+
+@pytest.mark.parametrize("network", ["ResNet", pytest.param("ViT", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["gam", "sam"])
+def test_groups_and_shares(network, name):
+    """Groups cost no gradient more, as a function; a share of 1/n costs 1 + c / n, as a link too."""
+    loss_fn, params, batch, flops, memory = problem(network)
+    gradients = FAMILY[name].gradients
+    grouped = FAMILY[name].function(loss_fn, groups=2, groups_by="vmap")
+    assert gradients - 0.65 < compile_and_count(grouped, params, batch)[0] / flops < gradients + 0.1
+    half = jax.tree.map(lambda x: x[::2], batch)
+    flops_of_half, memory_of_half = compile_and_count(jax.value_and_grad(loss_fn), params, half)
+    cost, space = compile_and_count(FAMILY[name].function(loss_fn, groups=2), params, batch)
+    assert gradients - 0.65 < cost / flops_of_half < gradients + 0.1  # the body of a loop is counted once
+    if name == "sam":
+        assert space < 1.6 * memory_of_half + 4 * sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    assert 1 + (gradients - 0.65) / 2 < step_cost(network, name, share=2)[0] < 1.1 + gradients / 2
+
+
 @networks
 def test_sam_and_gam(network):
     assert 6.35 < step_cost(network, "sam", "gam")[0] < 7.02

@@ -44,8 +44,10 @@ def test_methods_are_found_by_name(name):
     _, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
     for seen in (gam_jax.diagnostics(state), jax.jit(gam_jax.diagnostics)(state)):
         assert {key for key in seen if key.startswith("sam/")} == {f"sam/{f}" for f in gam_jax.SamDiagnostics._fields}
-        assert {key for key in seen if key.startswith("gam/")} == {f"gam/{f}" for f in gam_jax.Diagnostics._fields}
-        assert len(seen) == 8
+        assert {key for key in seen if key.startswith("gam/")} == {
+            f"gam/{f}" for f in (*gam_jax.Diagnostics._fields, "mismatch")
+        }
+        assert len(seen) == 9
         np.testing.assert_allclose(seen["sam/grad_norm"], NORM, rtol=1e-6)
         f = 12 * PARAMS**2 * GRADS
         there = np.asarray(PARAMS + 0.2 * f / np.linalg.norm(f))
@@ -79,7 +81,7 @@ def test_a_second_link_of_one_function_has_a_number():
 def test_what_options_add_and_what_an_ensemble_has():
     tx = gam_jax.gam(loss_fn, 0.1, 0.5, interval=2, between="hold", drop_nonfinite=True)
     seen = gam_jax.diagnostics(jax.vmap(tx.init)(jnp.stack([PARAMS, PARAMS, PARAMS])))
-    assert set(seen) == {f"gam/{f}" for f in (*gam_jax.Diagnostics._fields, "held_cosine", "dropped")}
+    assert set(seen) == {f"gam/{f}" for f in (*gam_jax.Diagnostics._fields, "held_cosine", "mismatch", "dropped")}
     assert {value.shape for value in seen.values()} == {(3,)}
 
 

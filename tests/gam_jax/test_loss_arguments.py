@@ -119,7 +119,7 @@ def test_count_belongs_to_the_loss_where_nothing_else_needs_it():
         np.testing.assert_allclose(value, want)
     np.testing.assert_allclose(gam_jax.gam_value_and_grad(loss_fn, 0.1, 0.5)(params, x, count=3)[0], want / 3)
     for options in ({"interval": 2}, {"rho": optax.constant_schedule(0.1)}):
-        with pytest.raises(TypeError, match="argument named 'count'.*gam_value_and_grad with a schedule.*rename it"):
+        with pytest.raises(TypeError, match="argument named 'count'.*value_and_grad with a schedule.*rename it"):
             gam_jax.gam_value_and_grad(counted, **{"rho": 0.1, "alpha": 0.5} | options)
 
 

@@ -11,25 +11,28 @@ from jax.sharding import PartitionSpec as P
 
 import gam_jax
 from gam_jax import SamDiagnostics
+from gam_jax._method import Method, Step
 from gam_jax._options import Options
-from gam_jax._transform import from_rule
+from gam_jax._transform import as_link
 from gam_jax._tree import add_scaled, scale_by
 from tests.gam_jax.problems import PROBLEMS, mlp
 
 DECAY = 0.75
 
 
-def _rule(engine, updates, mean, *, decay):
-    g0 = engine.clean_gradient(updates)
-    mean = add_scaled(scale_by(decay, mean), 1 - decay, g0)
+def _rule(engine, updates, *, decay, memory):
+    here = engine.clean(updates)
+    g0 = here.grad
+    mean = add_scaled(scale_by(decay, memory), 1 - decay, g0)
     g1 = engine.gradient(engine.ascend(engine.params, mean, jnp.float32(0.1)))
     norm = engine.metric.norm
-    return g1, SamDiagnostics(norm(g0), norm(g1), norm(mean)), mean
+    return Step(here, g1, SamDiagnostics(norm(g0), norm(g1), norm(mean)), mean)
 
 
 def link(loss_fn, **options):
     coefficients = {"decay": DECAY}
-    return from_rule(loss_fn, _rule, SamDiagnostics, coefficients, Options(**options), memory=optax.tree.zeros_like)
+    method = Method(_rule, SamDiagnostics, coefficients, Options(**options), memory=optax.tree.zeros_like)
+    return as_link(loss_fn, method)
 
 
 def remembered(gradients):
