@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types check clean
+.PHONY: help install demo test test-slow lint types check versions clean
 
 help:
 	@echo "make demo       train a small network on handwritten digits with SGD, SAM, GAM and SAM + GAM; write runs/digits/"
 	@echo "make test       install what is missing and run the tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make check      lint, types and tests"
+	@echo "make versions   the library's tests with older and newer Python and JAX; hours on 2 cores"
 
 # One stamp for each set of packages: the demonstration does not need what tests and lint do.
 $(VENV)/installed-experiments: EXTRA = experiments
@@ -41,5 +42,8 @@ types: $(VENV)/installed-dev
 
 check: lint types test
 
+versions:
+	@.ci/versions
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .versions build dist *.egg-info .pytest_cache .ruff_cache
