@@ -22,8 +22,9 @@ def test_benchmark():
 
 def test_aot():
     results = read_json(RESULTS / "aot" / "imagenet_vit_b32-v5e-4x4.json")
+    ways = len(results["records"])
     assert aot_report.conclusion(results) == (
-        f"imagenet_vit_b32 fits v5e:4x4 in all {len(results['records'])} ways; GAM needs the most memory, 42% of a chip's"
+        f"imagenet_vit_b32 fits v5e:4x4 in all {ways} ways; GAM needs the most memory, 42% of a chip's"
     )
 
 
