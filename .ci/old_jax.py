@@ -16,6 +16,8 @@ def _pcast(tree, axes, *, to):
 
 if not hasattr(jax, "enable_x64"):
     jax.enable_x64 = jax.experimental.enable_x64
+if not hasattr(jax, "set_mesh"):
+    jax.set_mesh = jax.sharding.use_mesh
 if not hasattr(jax.lax, "pcast"):
     jax.lax.pcast = _pcast
 if not hasattr(jax.monitoring, "unregister_event_duration_listener"):
