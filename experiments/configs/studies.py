@@ -31,6 +31,17 @@ STUDIES: dict[str, CompareConfig] = {}
 """Every study by name, which is also that of its folder in ``runs``."""
 
 
+def how_long(config: CompareConfig) -> str:
+    """How long a study takes, as far as that is known beforehand: that of the studies of this file."""
+    name = next((name for name, study in STUDIES.items() if study.identity() == config.identity()), None)
+    if name is None:
+        return "How long it takes, the progress says"
+    return f"It takes {_MINUTES.get(name, '5 to 90')} minutes on 2 CPU cores"
+
+
+_MINUTES = {"digits": "2 to 3", "digits_mlp": "about 15"}
+
+
 def _study(name: str, like: CompareConfig | None = None, **fields: Any) -> CompareConfig:
     """A new study, if so told like another one but for these fields."""
     fields["workdir"] = Path("runs", name)

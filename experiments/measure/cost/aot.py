@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import rich.progress
 from jax.sharding import PartitionSpec
 
 from experiments.common.errors import require
@@ -50,13 +51,16 @@ class Variant(NamedTuple):
     fsdp: int
 
 
-def compile_all(config: AotConfig, load_train: LoadTrain, command: str, say: Callable[[str], None]) -> Path:
+def compile_all(
+    config: AotConfig, load_train: LoadTrain, command: str, progress: rich.progress.Progress, say: Callable[[str], None]
+) -> Path:
     """Compiles all variants for the slice; writes the numbers as they come, and then the report.
 
     Args:
       config: what to compile.
       load_train: the training run of a name, for a method.
       command: how the user started this, for the record.
+      progress: where to show progress.
       say: takes the numbers, as they come.
 
     Returns:
@@ -80,10 +84,14 @@ def compile_all(config: AotConfig, load_train: LoadTrain, command: str, say: Cal
         "records": records,
     }
     config.workdir.mkdir(parents=True, exist_ok=True)
-    for variant in variants(config):
+    wanted = variants(config)
+    bar = progress.add_task("", total=len(wanted))
+    for variant in wanted:
+        progress.update(bar, description=f"compiling {variant.method}, {variant.perturbation}, fsdp={variant.fsdp}")
         records.append(measure(config, load_train, variant, devices, chip))
         write_json(path, results)
         say(table(records[-1:]))
+        progress.advance(bar)
     report = write_markdown(results, chip, path.with_suffix(".md"))
     misfits = [record for record in records if not record["fits"]]
     require(not misfits, f"{'; '.join(map(too_large, misfits))}. The numbers are in {report}")
