@@ -43,16 +43,20 @@ def linearize(fn: Callable[[PyTree], Any], primals: PyTree) -> tuple[Any, Any, C
       ``(output, aux, product)``, where ``product(tangents)`` is the Jacobian-vector product of ``output``.
     """
 
-    def forward(primals: PyTree) -> tuple[tuple[Any, Any], Any]:
-        output, product, aux = jax.linearize(fn, primals, has_aux=True)
-        return (output, aux), product  # product is a pytree: its leaves are the residuals
+    structures = []  # noted beside: JAX keeps thousands of output structures, and one of these holds a whole program
 
-    jaxpr, (out_shapes, residual_shapes) = jax.make_jaxpr(forward, return_shape=True)(primals)
+    def forward(primals: PyTree) -> tuple[tuple[Any, Any], list[Any]]:
+        output, product, aux = jax.linearize(fn, primals, has_aux=True)
+        residuals, structure = jax.tree.flatten(product)
+        structures.append(structure)
+        return (output, aux), residuals
+
+    jaxpr, (out_shapes, _) = jax.make_jaxpr(forward, return_shape=True)(primals)
     pairs = _evaluate(jaxpr, [(leaf, leaf) for leaf in jax.tree.leaves(primals)])
     out_leaves, out_tree = jax.tree.flatten(out_shapes)
     output, aux = jax.tree.unflatten(out_tree, [value for value, _ in pairs[: len(out_leaves)]])
     residuals = [copy for _, copy in pairs[len(out_leaves) :]]
-    return output, aux, jax.tree.unflatten(jax.tree.structure(residual_shapes), residuals)
+    return output, aux, jax.tree.unflatten(structures[0], residuals)
 
 
 def _evaluate(closed: Any, args: list[_Pair]) -> list[_Pair]:

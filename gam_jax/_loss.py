@@ -148,7 +148,10 @@ def bind(loss_fn: LossFn, has_aux: bool) -> Callable[[PyTree, Arguments], tuple[
         value, aux = result if has_aux else (result, None)
         if isinstance(value, tuple | list | dict):
             raise TypeError(f"loss_fn must return a scalar, got a {type(value).__name__}; for (loss, aux) say has_aux")
-        value = jnp.asarray(value)
+        try:
+            value = jnp.asarray(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"loss_fn must return a real scalar, got {value!r}") from None
         if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
             raise TypeError(f"loss_fn must return a real scalar, got shape {value.shape} and dtype {value.dtype}")
         return value, aux

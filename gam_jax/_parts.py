@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gam_jax._calls import check_takes
 from gam_jax._loss import Arguments, Loss
 from gam_jax._options import Options
 from gam_jax._replicas import as_varying, mean_over
@@ -101,13 +102,18 @@ class Parts:
 
 def every_nth(loss: Loss, arguments: Arguments, options: Options) -> Arguments:
     """The arguments with every n-th row of the batch, where n is ``options.share``."""
-    rows = Rows.find(loss, arguments, options.microbatched, "share", options.share)
-    return rows.rebuild([part[0] for part in rows.split(options.share)])
+    rows = Rows.find(loss, arguments, options.microbatched, "share", options.share, even=False)
+    return rows.rebuild(rows.every(options.share))
 
 
 def _weight(weigh: Callable[..., Any], parts: list[Any]) -> jax.Array:
     """The weight of a microbatch, NaN for a negative one."""
-    weight = jnp.asarray(weigh(*parts))
+    check_takes("microbatch_weight", weigh, *(f"argument {i}" for i in range(len(parts))))
+    got = weigh(*parts)
+    try:
+        weight = jnp.asarray(got)
+    except (TypeError, ValueError):
+        raise TypeError(f"microbatch_weight must give a real scalar, got {got!r}") from None
     if weight.shape or not jnp.issubdtype(weight.dtype, jnp.number) or jnp.iscomplexobj(weight):
         raise TypeError(f"microbatch_weight must give a real scalar, got shape {weight.shape} and {weight.dtype}")
     weight = weight.astype(wide_dtype(weight))

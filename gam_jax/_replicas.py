@@ -74,7 +74,10 @@ def known_equal(axis_name: Any, x: jax.Array) -> bool:
 
 def _is_tracked(name: Any) -> bool:
     """Whether types say what varies over the axis: in shard_map, but not with check_vma=False, in pmap or vmap."""
-    return name in varying_axes(jax.lax.axis_index(name))
+    try:
+        return name in varying_axes(jax.lax.axis_index(name))
+    except NameError:
+        raise ValueError(f"axis_name must be an axis of a shard_map or pmap around this call, got {name!r}") from None
 
 
 def _names(axis_name: Any) -> tuple[Any, ...]:

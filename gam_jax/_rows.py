@@ -29,8 +29,10 @@ class Rows:
     doubtful: Sequence[str] = ()
 
     @classmethod
-    def find(cls, loss: Loss, arguments: Arguments, microbatched: Any, option: str, number: int) -> "Rows":
-        """The rows of which an option called ``option`` makes ``number`` parts.
+    def find(
+        cls, loss: Loss, arguments: Arguments, microbatched: Any, option: str, number: int, *, even: bool = True
+    ) -> "Rows":
+        """The rows of which an option called ``option`` makes ``number`` parts, all of one size if ``even``.
 
         Raises:
           ValueError, TypeError: if it is not clear which arrays these are, or they cannot be divided so.
@@ -39,7 +41,7 @@ class Rows:
         names = loss.names(args)
         named = {**dict(zip(names, args, strict=True)), **kwargs}
         flags, doubtful = _flags(named, microbatched, f"{option}={number}", number)
-        arrays, rebuild = _rows(named, flags, option, number)
+        arrays, rebuild = _rows(named, flags, option, number, even)
 
         def rebuild_arguments(rows: Sequence[Any]) -> Arguments:
             part = rebuild(rows)
@@ -58,6 +60,12 @@ class Rows:
             return jnp.swapaxes(jnp.reshape(leaf, (shape[0] // number, number, *shape[1:])), 0, 1)
 
         return [split(leaf) for leaf in self.arrays]
+
+    def every(self, number: int) -> list[jax.Array]:
+        """Rows 0, n, 2n, ... of each array."""
+        if all(jnp.shape(leaf)[0] % number == 0 for leaf in self.arrays):
+            return [part[0] for part in self.split(number)]
+        return [jnp.asarray(leaf)[::number] for leaf in self.arrays]
 
 
 def _flags(named: dict[str, Any], microbatched: Any, option: str, number: int) -> tuple[dict[str, PyTree], list[str]]:
@@ -104,7 +112,7 @@ def _sizes(path: str, argument: Any) -> dict[str, int]:
 
 
 def _rows(
-    named: dict[str, Any], flags: dict[str, PyTree], option: str, number: int
+    named: dict[str, Any], flags: dict[str, PyTree], option: str, number: int, even: bool
 ) -> tuple[list[Any], Callable[[Sequence[Any]], dict[str, Any]]]:
     """The arrays that have rows to be split, among what is flagged; scalars and typed random keys have none.
 
@@ -114,7 +122,7 @@ def _rows(
 
     def check(path: Any, flag: Any, group: Any) -> Any:
         name = path[0].key + jax.tree_util.keystr(path[1:])
-        if not isinstance(flag, bool):
+        if not isinstance(flag, bool | np.bool_):
             raise TypeError(f"microbatched must hold names and bools, got {flag!r} at {name}")
         sizes = _sizes(name, group) if flag else {}
         if len(set(sizes.values())) > 1:
@@ -124,9 +132,10 @@ def _rows(
                 f"as in microbatched={{{path[0].key!r}: {{...: True, ...: False}}}}"
             )
         for size in sizes.values():
-            if size % number:
+            if size % number if even else number > size:
+                wanted = "divide" if even else "be at most"
                 raise ValueError(
-                    f"{option} must divide the batch, got {option}={number} and a batch of {size} in {name!r}"
+                    f"{option} must {wanted} the batch, got {option}={number} and a batch of {size} in {name!r}"
                 )
         return jax.tree.map(lambda leaf: flag and np.ndim(leaf) > 0, group)
 
@@ -138,7 +147,9 @@ def _rows(
     is_split = jax.tree.leaves(jax.tree.map_with_path(check, every, named))
     leaves, structure = jax.tree.flatten(named)
     if not any(is_split):
-        raise ValueError(f"{option}={number} but {list(flags)} hold no array with a leading axis to split")
+        raise ValueError(
+            f"{option}={number} but what is microbatched, {flags}, holds no array with a leading axis to split"
+        )
 
     def rebuild(rows: Sequence[Any]) -> dict[str, Any]:
         remaining = iter(rows)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gam_jax._checks import check_params
+from gam_jax._checks import check_first_like, check_params
 from gam_jax._engine import Engine
 from gam_jax._hold import bound, drop_nonfinite, held_term, last_finite, nothing_held, remember
 from gam_jax._interval import on_interval
@@ -86,6 +86,7 @@ def as_link(loss_fn: LossFn, method: Method, state_class: type[State] = State) -
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, State]:
         check_params(params, updates)
+        check_first_like("state", state, init, params)
         arguments = loss.pick(extra_args)
         engine = Engine.create(loss, params, arguments, options)
         updates = engine.before(jax.tree.map(jnp.asarray, updates))

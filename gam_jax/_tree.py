@@ -41,6 +41,12 @@ def global_norm(tree: PyTree, apart: Apart = None) -> jax.Array:
     return jnp.where(total == 0, 0, scale * jnp.sqrt(jnp.where(total == 0, 1, total)))
 
 
+def all_finite(tree: PyTree, apart: Apart = None) -> jax.Array:
+    """Whether there is neither inf nor NaN in any leaf."""
+    bad = [jnp.any(~jnp.isfinite(leaf)).astype(jnp.int32) for leaf in jax.tree.leaves(tree)]
+    return sum_over_shards([jnp.zeros((), jnp.int32), *bad], apart) == 0
+
+
 def inner_product(a: PyTree, b: PyTree, apart: Apart = None) -> jax.Array:
     """The Euclidean inner product over all leaves."""
     dtype = wide_dtype(*jax.tree.leaves((a, b)))
@@ -104,12 +110,6 @@ def perpendicular(tree: PyTree, to: PyTree, apart: Apart = None) -> PyTree:
     """The component of ``tree`` orthogonal to ``to``; all of it where ``to`` is zero."""
     unit = _unit(to, apart)
     return add_scaled(scale_by(1.0, tree), -inner_product(tree, unit, apart), unit)
-
-
-def all_finite(tree: PyTree, apart: Apart = None) -> jax.Array:
-    """Whether no leaf has inf or NaN."""
-    bad = [jnp.any(~jnp.isfinite(leaf)).astype(jnp.int32) for leaf in jax.tree.leaves(tree)]
-    return sum_over_shards([jnp.zeros((), jnp.int32), *bad], apart) == 0
 
 
 def _unit(tree: PyTree, apart: Apart) -> PyTree:

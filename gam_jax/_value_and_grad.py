@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 
-from gam_jax._checks import check_flag, check_params
+from gam_jax._calls import check_arguments
+from gam_jax._checks import check_count, check_first_like, check_flag, check_params
 from gam_jax._engine import Engine
 from gam_jax._hold import bound, drop_nonfinite
 from gam_jax._interval import on_interval
@@ -39,6 +40,11 @@ def as_value_and_grad(loss_fn: LossFn, method: Method, has_diagnostics: bool) ->
         if missing:
             raise TypeError(_MISSING[missing[0]])
         check_params(params, params)
+        if "count" in needs:
+            check_count("count", own["count"], at_least=0)
+        if method.memory:
+            check_first_like("memory", own["memory"], method.memory, params)
+        check_arguments(loss.signature, args, kwargs)
         arguments = args, kwargs
         engine = Engine.create(loss, params, arguments, options)
         count, memory = own.get("count"), own.get("memory")

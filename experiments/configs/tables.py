@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from experiments.common.errors import UserError, nearest, require
 from experiments.common.markdown import Block, blocks
-from experiments.common.store import read_json
+from experiments.measure.cost.benchmark_records import read_benchmark
 from experiments.measure.cost.benchmark_report import step_table
 from experiments.measure.flatness.figures import point_table
+from experiments.measure.flatness.records import read_point
 from experiments.study.report.choices import strength_table
 from experiments.study.report.claims import paper_table
 from experiments.study.report.evidence import PAPER, gain_table
@@ -48,11 +49,11 @@ def _recipes(folder: Path) -> str:
 
 
 def _steps(*folders: Path) -> str:
-    return step_table([read_json(folder / "benchmark.json") for folder in folders])
+    return step_table([read_benchmark(folder) for folder in folders])
 
 
 def _minima(folder: Path) -> str:
-    return point_table([read_json(folder / f"{run}-160-flatness.json") for run in ("plain", "sam", "gam", "sam+gam")])
+    return point_table([read_point(folder / f"{run}-160-flatness.json") for run in ("plain", "sam", "gam", "sam+gam")])
 
 
 def _studies(folder: Path) -> list[Study]:

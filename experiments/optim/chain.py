@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+import gam_jax
 from experiments.common.errors import UserError
 from experiments.optim.config import STATIC, OptimConfig, RhoSchedule
 from experiments.optim.methods import METHODS
@@ -48,8 +49,8 @@ def build(config: OptimConfig, loss_fn: Callable[..., Any], steps: int, **option
     def learning_rate(count: jax.typing.ArrayLike) -> Any:
         return config.learning_rate * relative(count)
 
-    shared = {name: getattr(config, name) for name in ("interval", "between", "max_ratio")}
-    options = {**shared, **options}
+    shared = {name: getattr(config, name) for name in ("between", "look_ratio", "max_ratio", "groups")}
+    options = {**shared, "interval": acting(config, steps), "share": config.curvature_share, **options}
     links = _links(config, loss_fn, lambda rho: _radius(config.rho_schedule, rho, relative), options)
     if config.base == "sgd":
         base = [optax.add_decayed_weights(config.weight_decay), optax.sgd(learning_rate, config.momentum)]
@@ -67,22 +68,22 @@ def _links(
     values = {name: getattr(config, name) for name in method.own}
     numbers = {name: radius(value) if name.endswith("rho") else value for name, value in values.items()}
     for name, link in method.links.items():
-        loss, more = loss_fn, {}
-        if name == "gam":
-            loss, more = _on_every_nth(config.curvature_share, loss_fn), {"ascent_hvp": config.ascent_hvp}
-        links[name] = link(loss, numbers, {**more, **options})
+        more = {"ascent_hvp": config.ascent_hvp} if name == "gam" else {}
+        links[name] = link(loss_fn, numbers, {**more, **options})
     return links
 
 
-def _on_every_nth(n: int, loss_fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The loss on every n-th row of the batch."""
-    if n == 1:
-        return loss_fn
+def acting(config: OptimConfig, steps: int) -> int | Callable[[Any], Any]:
+    """The steps on which the method acts, as ``interval`` of its links."""
+    if config.late == 1:
+        return config.interval
+    return gam_jax.late_phase(steps, config.late, interval=config.interval)
 
-    def on_rows(params: Any, batch: Any, **arguments: Any) -> Any:
-        return loss_fn(params, batch=jax.tree.map(lambda rows: rows[::n], batch), **arguments)
 
-    return on_rows
+def acts(config: OptimConfig, steps: int, count: int) -> bool:
+    """Whether the method acts on the step before which there were ``count``."""
+    interval = acting(config, steps)
+    return bool(interval(count)) if callable(interval) else count % interval == 0
 
 
 def _warmup_cosine(warmup: float, steps: int) -> optax.Schedule:
@@ -105,14 +106,14 @@ def _radius(schedule: RhoSchedule, rho: Any, relative: optax.Schedule) -> Any:
     return rho
 
 
-def phases(interval: int) -> dict[bool, dict[str, Any]]:
-    """Options of :func:`make_chain` by whether the method acts: for two programs, or without an interval for one.
+def phases(rests: bool) -> dict[bool, dict[str, Any]]:
+    """Options of :func:`make_chain` by whether the method acts: for two programs, or for one if it acts on every step.
 
     A branch inside one program would cost more: it cannot share the gradient outside, and XLA's convolutions are up to
     25 times slower in a branch on the CPU (jax issue 12868).
     """
     every = {acts: {"interval": lambda count, acts=acts: acts} for acts in (True, False)}
-    return every if interval > 1 else {True: every[True]}
+    return every if rests else {True: every[True]}
 
 
 def make_chain(optim: OptimConfig, loss_fn: Callable[..., Any], steps: int, **options: Any) -> Chain:

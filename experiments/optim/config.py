@@ -19,7 +19,10 @@ RhoSchedule = Literal["constant", "proportional", "inverse_sqrt"]
 """How the radii change with the step t: not at all; as the learning rate does; as 1 / sqrt(t) (Theorem 4.4)."""
 
 
-STATIC = ("method", "base", "warmup", "rho_schedule", "interval", "between", "ascent_hvp", "curvature_share")
+STATIC = (
+    *("method", "base", "warmup", "rho_schedule", "interval", "late", "between", "ascent_hvp"),
+    *("curvature_share", "groups"),
+)
 """Fields that decide what is compiled; the others are numbers, arguments of a compiled program."""
 
 
@@ -47,14 +50,21 @@ class OptimConfig:
     """How the radii change: not at all, in proportion to the learning rate, or with the inverse root of the step."""
     interval: int = 1
     """Apply the method on every so many-th step, and the base optimizer alone on the others."""
+    late: float = 1.0
+    """Apply the method in this last fraction of the steps alone; 0.1 and the like cost little (gam_jax.late_phase)."""
     between: Between = "skip"
-    """What the other steps add to the gradient: nothing, or (hold) what the method added last."""
+    """What the other steps add to the gradient: nothing, what the method added last (hold), or along the part of it
+    orthogonal to the gradient (look, as LookSAM does)."""
+    look_ratio: float = 0.5
+    """Length of what look adds, as a multiple of the norm of the gradient; LookSAM has 0.2 to 0.7."""
     max_ratio: float | None = None
     """Bound of what the method adds, as a multiple of the norm of the gradient; none if not given."""
     ascent_hvp: HvpMode | None = None
     """How GAM's ascent direction is computed; finite_difference makes a step 5 gradients rather than 6."""
     curvature_share: int = 1
-    """GAM's own passes see every so many-th image of the batch; the gradient sees all."""
+    """The method's own passes see every so many-th image of the batch; the gradient sees all (share in gam_jax)."""
+    groups: int = 1
+    """The batch in so many groups, each of which perturbs with its own gradient (m-sharpness)."""
     sam_rho: float | None = None
     """Radius rho of gam_jax.sam and its kin: of the ascent of the loss. In accelerated GAM it is rho_prime."""
     gam_rho: float | None = None
@@ -71,6 +81,16 @@ class OptimConfig:
     def tuned(self) -> dict[str, float]:
         """The method's hyper-parameters by name."""
         return {name: getattr(self, name) for name in METHODS[self.method].hyperparameters}
+
+    @property
+    def rests(self) -> bool:
+        """Whether there are steps on which the method does not act."""
+        return self.interval > 1 or self.late < 1
+
+    @property
+    def acting_share(self) -> float:
+        """The fraction of the steps on which the method acts."""
+        return self.late / self.interval
 
     @property
     def label(self) -> str:
@@ -91,14 +111,19 @@ def check_optim(optim: OptimConfig) -> None:
             require(value is None, f"{optim.method!r} has no {name}: its hyper-parameters are {', '.join(names)}")
     require_momentum(optim.momentum)
     require(0 <= optim.warmup < 1, f"warmup must be a fraction of the steps in [0, 1), got {optim.warmup}")
-    require_at_least(optim, 1, "interval", "curvature_share")
+    require(0 < optim.late <= 1, f"late must be a fraction of the steps in (0, 1], got {optim.late}")
+    require_at_least(optim, 1, "interval", "curvature_share", "groups")
+    require(
+        math.isfinite(optim.look_ratio) and optim.look_ratio >= 0,
+        f"look_ratio must be a finite number >= 0, got {optim.look_ratio}",
+    )
     require(
         optim.max_ratio is None or (math.isfinite(optim.max_ratio) and optim.max_ratio > 0),
         f"max_ratio must be a finite number > 0, got {optim.max_ratio}",
     )
     require(
         optim.between == "skip" or optim.interval > 1,
-        f"between='hold' needs an interval above 1, got {optim.interval}",
+        f"between={optim.between!r} needs an interval above 1, got {optim.interval}",
     )
     _check_recipe(optim)
 
@@ -106,12 +131,17 @@ def check_optim(optim: OptimConfig) -> None:
 def _check_recipe(optim: OptimConfig) -> None:
     """Refuses options that the method does not have."""
     defaults = {field.name: field.default for field in dataclasses.fields(OptimConfig)}
-    absent = ("interval", "between", "max_ratio", "rho_schedule") if optim.method == "plain" else ()
+    absent = ()
+    if optim.method == "plain":
+        absent = ("interval", "late", "between", "look_ratio", "max_ratio", "rho_schedule", "curvature_share", "groups")
     if "gam" not in METHODS[optim.method].links:
-        absent += ("ascent_hvp", "curvature_share")
+        absent += ("ascent_hvp",)
+    if optim.between != "look":
+        absent += ("look_ratio",)
     for name in absent:
         value = getattr(optim, name)
-        require(value == defaults[name], f"{optim.method!r} has no {name}, got {value}")
+        owner = repr(optim.method) if name != "look_ratio" else f"between={optim.between!r}"
+        require(value == defaults[name], f"{owner} has no {name}, got {value}")
 
 
 def with_method(

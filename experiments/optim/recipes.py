@@ -52,6 +52,10 @@ RECIPES: dict[str, Recipe] = {
     "gam_fifth_hold_4": _on_a_fifth(4),
     "sam_hold_2": _every("sam", 2, "hold"),
     "sam_hold_5": _every("sam", 5, "hold"),
+    "look_sam_5": Recipe("sam", "LookSAM, 1 of 5 steps", {"interval": 5, "between": "look"}),
+    "sam_fifth_of_batch": Recipe("sam", "SAM on 1/5 of the batch", {"curvature_share": 5}),
+    "sam_late": Recipe("sam", "SAM in the last tenth", {"late": 0.1}),
+    "gam_late": Recipe("gam", "GAM in the last tenth", {"late": 0.1}),
     "swad": Recipe("plain", "SWAD", {}, averaging="swad"),
 }
 ENTRANTS: tuple[str, ...] = (*METHODS, *RECIPES)

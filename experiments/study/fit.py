@@ -95,7 +95,7 @@ class Trainer:
         return Fitted(pipeline, programs, half, end, diverged, seconds)
 
     def flops_per_step(self, config: TrainConfig) -> float | None:
-        """Floating-point operations of one step in matrix products and convolutions; the mean over an interval.
+        """Floating-point operations of one step in matrix products and convolutions; the mean over the run.
 
         None where they cannot be told.
         """
@@ -105,7 +105,7 @@ class Trainer:
         if found is None:
             return None
         (acting, between), steps = found, len(_calls(config, pipeline.order(0))[0])
-        return (between + (acting - between) / config.optim.interval) / steps
+        return (between + (acting - between) * config.optim.acting_share) / steps
 
     def _pipeline(self, config: TrainConfig) -> MemoryPipeline:
         return MemoryPipeline.of(self._decoded, config.data, seed=config.seed, batch_size=config.batch_size)

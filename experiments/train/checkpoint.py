@@ -2,18 +2,11 @@
 
 import contextlib
 import functools
-import logging
-import os
-import re
-import sys
-import time
-import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import absl.logging
 import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -21,13 +14,9 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, C
 
 from experiments.common.errors import UserError, require
 from experiments.train.integrity import inspect, make_record, not_finite, read_record
+from experiments.train.manager import PATIENCE, first_line, open_manager, quiet, reason
 from experiments.train.mesh import all_succeed, is_first
 
-FOLDER = "checkpoints"
-_WAITING = "orbax.checkpoint._src.futures.signaling_client"
-"""Where one thread of orbax waits for another, by ``time.time``."""
-_PATIENCE = 10**8
-"""Seconds for a whole checkpoint; orbax takes them from the wall clock, which may be set while it writes."""
 Scores = dict[str, Any]
 State = TypeVar("State")
 
@@ -132,7 +121,7 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:  # orbax and tensorstore raise whatever they stumble over
-            raise Damaged(f"checkpoint {place} is damaged ({type(error).__name__}: {_first_line(error)})") from error
+            raise Damaged(f"checkpoint {place} is damaged ({type(error).__name__}: {first_line(error)})") from error
         try:
             sums, scores = read_record(found["record"], len(names))
         except UserError as error:
@@ -162,7 +151,7 @@ class Checkpoints:
             yield
         except (OSError, ValueError, RuntimeError) as error:  # tensorstore reports a full disk as a ValueError
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # as orbax gave up
-            raise UserError(f"{what}: {_reason(error)}. {self.last()}") from error
+            raise UserError(f"{what}: {reason(error)}. {self.last()}") from error
 
 
 @contextlib.contextmanager
@@ -179,64 +168,20 @@ def open_checkpoints(workdir: Path, *, keep: int = 1, always: tuple[int, ...] = 
     """
     best = BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
     policy = AnyPreservationPolicy([LatestN(keep), CustomSteps(list(always)), best])
-    patience = ocp.AsyncOptions(timeout_secs=_PATIENCE)
+    patience = ocp.AsyncOptions(timeout_secs=PATIENCE)
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy, cleanup_tmp_directories=True, async_options=patience
     )
-    with _quiet(), contextlib.closing(Checkpoints(_manager(workdir, options))) as checkpoints:
+    with quiet(), contextlib.closing(Checkpoints(open_manager(workdir, options))) as checkpoints:
         yield checkpoints
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Tensorstore prints no traceback for each array that a refused write has left behind.
-
-    It also prints them later, from its threads: after an error it stays so, as the run is over.
-    """
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            before(unraisable)
-
-    sys.unraisablehook = hook
-    yield
-    sys.unraisablehook = before
 
 
 @contextlib.contextmanager
 def read_checkpoints(workdir: Path) -> Iterator[Checkpoints]:
     """The checkpoints of a run that another process may still be writing."""
     options = ocp.CheckpointManagerOptions(create=False, read_only=True)
-    with contextlib.closing(Checkpoints(_manager(workdir, options))) as checkpoints:
+    with contextlib.closing(Checkpoints(open_manager(workdir, options))) as checkpoints:
         yield checkpoints
-
-
-def check_place(workdir: Path) -> None:
-    """Refuses a folder whose name orbax would take for a pattern, and so not find again.
-
-    Raises:
-      UserError: if there is such a character in its path.
-    """
-    for character in "[*?":
-        require(
-            character not in str(workdir.absolute()),
-            f"checkpoints cannot lie in a folder with {character!r} in its path, got --workdir {workdir.absolute()}",
-        )
-
-
-def _manager(workdir: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
-    """Orbax on a folder. What it reads is arrays and JSON: nothing in a checkpoint is ever run."""
-    check_place(workdir)
-    if _WAITING in sys.modules:  # the wall clock may be set while it waits
-        vars(sys.modules[_WAITING])["time"] = types.SimpleNamespace(time=time.monotonic)
-    absl.logging.set_verbosity(absl.logging.FATAL)  # orbax raises what it logs
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and what its futures log
-    handlers: Any = {"state": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
-    try:
-        return ocp.CheckpointManager(workdir.absolute() / FOLDER, options=options, item_handlers=handlers)
-    except (OSError, RecursionError, TypeError, ValueError) as error:
-        raise UserError(f"the checkpoints in {workdir} cannot be opened: {_first_line(error)}") from error
 
 
 def _accuracy(metrics: Any) -> float:
@@ -260,17 +205,3 @@ def _check_same(place: Path, stored: Any, expected: dict[str, Any]) -> None:
         if there.get(name) != here.get(name)
     ]
     require(not differing, f"checkpoint {place} does not fit the run of its config:\n" + "\n".join(differing[:10]))
-
-
-def _reason(error: Exception) -> str:
-    """In one line; what the system said, if tensorstore quotes it."""
-    if isinstance(error, TimeoutError):
-        return f"{_first_line(error)} (was the clock of this machine set meanwhile? The same command goes on)"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    quoted = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(quoted[1])) if quoted else _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:300]

@@ -14,7 +14,7 @@ import numpy as np
 from experiments.common.hlo import parse
 from experiments.common.hlo_cost import matmul_flops
 from experiments.data import Batch
-from experiments.optim.chain import make_chain, phases
+from experiments.optim.chain import acts, make_chain, phases
 from experiments.optim.config import OptimConfig
 from experiments.train.mesh import Mesh
 from experiments.train.setup import Setup
@@ -105,23 +105,23 @@ class MethodPrograms:
     ) -> float:
         """Compiles the training step, the only expensive program; returns how many seconds it took.
 
-        With an interval there are two: one for the steps on which the method acts and one for those between.
+        With an interval or a late phase there are two: one for the steps on which the method acts, one for the others.
 
         Args:
           *data: what a call takes beside numbers, seed and state; a batch if not given.
           wrap: makes a program of the step.
-          by_step: whether a call is one step; if not, an interval is a branch inside the program.
+          by_step: whether a call is one step; if not, the choice is a branch inside the program.
           donate: whether the state before a call may be overwritten.
         """
         start = time.perf_counter()
-        found: dict[bool, dict[str, Any]] = phases(self.setup.config.optim.interval) if by_step else {True: {}}
+        found: dict[bool, dict[str, Any]] = phases(self.setup.config.optim.rests) if by_step else {True: {}}
         steps = {acts: wrap(make_step(self.setup, **options)) for acts, options in found.items()}
         self._compiled = {acts: self.lower(step, *data, donate=donate).compile() for acts, step in steps.items()}
         return time.perf_counter() - start
 
     def program(self, count: int) -> Any:
         """The compiled step when there were ``count`` before."""
-        return self._compiled[len(self._compiled) == 1 or count % self.setup.config.optim.interval == 0]
+        return self._compiled[len(self._compiled) == 1 or acts(self.setup.config.optim, self.setup.steps, count)]
 
     def flops(self) -> tuple[float, float] | None:
         """What a call computes in matrix products and convolutions on each device: when the method acts, and between.

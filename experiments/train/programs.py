@@ -48,7 +48,7 @@ class Programs:
         return {
             "compile_seconds": seconds,
             "flops_per_step": acting,
-            **({"flops_per_step_between": between} if self._setup.config.optim.interval > 1 else {}),
+            **({"flops_per_step_between": between} if self._setup.config.optim.rests else {}),
             "temporary_bytes": self._method.temporary_bytes,
         }
 

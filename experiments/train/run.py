@@ -15,9 +15,10 @@ from experiments.common.errors import Stopped
 from experiments.common.progress import Progress, open_progress
 from experiments.common.provenance import session
 from experiments.data import Batch
-from experiments.train.checkpoint import Checkpoints, Scores, check_place, open_checkpoints
+from experiments.train.checkpoint import Checkpoints, Scores, open_checkpoints
 from experiments.train.config import TrainConfig
 from experiments.train.curves import draw_curves
+from experiments.train.manager import check_place
 from experiments.train.mesh import all_succeed, is_first, make_mesh
 from experiments.train.metrics import Metrics, diagnostics, open_metrics
 from experiments.train.programs import Programs

@@ -132,6 +132,8 @@ def _check_fits(config: TrainConfig, image_shape: tuple[int, int, int], steps: i
         optim.curvature_share <= config.batch_size,
         f"curvature_share must be at most batch_size, {config.batch_size}, got {optim.curvature_share}",
     )
+    rows = -(-config.batch_size // optim.curvature_share)
+    require(rows % optim.groups == 0, f"groups must divide the {rows} images that the method sees, got {optim.groups}")
     require(
         optim.warmup * steps <= steps - 1 or steps == 1,
         f"warmup must leave a step after it, got {optim.warmup} of {steps} steps",

@@ -6,10 +6,10 @@ from typing import Any, Unpack
 import jax
 import optax
 
-from gam_jax._checks import check_coefficient
+from gam_jax._checks import check_coefficient, check_number
 from gam_jax._engine import Engine
 from gam_jax._method import Method, Step
-from gam_jax._options import OptionArgs, Options, with_options
+from gam_jax._options import OptionArgs, options_from, with_options
 from gam_jax._signature import readable
 from gam_jax._transform import Diagnostics, State, as_link
 from gam_jax._tree import add_scaled, perpendicular, scale_by
@@ -44,7 +44,7 @@ def _rule(
 def _method(options: Any, **coefficients: Any) -> Method:
     for name in ("alpha", "beta"):
         check_coefficient(name, coefficients[name], at_most=1)
-    return Method(_rule, Diagnostics, coefficients, Options(**options))
+    return Method(_rule, Diagnostics, coefficients, options_from(options))
 
 
 @with_options
@@ -199,9 +199,9 @@ def released_coefficients(*, rho: float, rho_prime: float, alpha: float, beta: f
       {'rho': 0.2, 'rho_prime': 0.02, 'alpha': 0.6, 'beta': 0.6666666666666666, 'gamma': 0.045}
     """
     for name, value in {"rho": rho, "rho_prime": rho_prime, "gamma": gamma}.items():
-        check_coefficient(name, value)
+        check_number(name, value)
     for name, value in {"alpha": alpha, "beta": beta}.items():
-        check_coefficient(name, value, at_most=1)
+        check_number(name, value, at_most=1)
     return {
         "rho": rho,
         "rho_prime": rho_prime,

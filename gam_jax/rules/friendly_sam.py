@@ -9,7 +9,7 @@ import optax
 from gam_jax._checks import check_coefficient
 from gam_jax._engine import Engine
 from gam_jax._method import Method, Step
-from gam_jax._options import OptionArgs, Options, with_options
+from gam_jax._options import OptionArgs, options_from, with_options
 from gam_jax._transform import State, as_link
 from gam_jax._tree import add_scaled, cosine, scale_by
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
@@ -54,7 +54,7 @@ def _rule(
 def _method(rho: Any, sigma: Any, decay: Any, options: Any) -> Method:
     check_coefficient("decay", decay, at_most=1)
     coefficients = {"rho": rho, "sigma": sigma, "decay": decay}
-    return Method(_rule, FriendlySamDiagnostics, coefficients, Options(**options), memory=optax.tree.zeros_like)
+    return Method(_rule, FriendlySamDiagnostics, coefficients, options_from(options), memory=optax.tree.zeros_like)
 
 
 @with_options

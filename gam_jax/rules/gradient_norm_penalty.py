@@ -8,7 +8,7 @@ import optax
 
 from gam_jax._engine import Engine
 from gam_jax._method import Method, Step
-from gam_jax._options import OptionArgs, Options, with_options
+from gam_jax._options import OptionArgs, options_from, with_options
 from gam_jax._transform import State, as_link
 from gam_jax._tree import add_scaled, cosine, global_norm
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
@@ -45,7 +45,7 @@ def _rule(engine: Engine, updates: PyTree | None, *, strength: jax.Array) -> Ste
 
 
 def _method(strength: Any, rho_prime: Any, options: Any) -> Method:
-    settings = Options(rho_prime=rho_prime, **options)
+    settings = options_from(options, rho_prime=rho_prime)
     return Method(_rule, PenaltyDiagnostics, {"strength": strength}, settings, adds=True)
 
 

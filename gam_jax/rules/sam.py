@@ -8,7 +8,7 @@ import optax
 
 from gam_jax._engine import Engine
 from gam_jax._method import Method, Step
-from gam_jax._options import OptionArgs, Options, with_options
+from gam_jax._options import OptionArgs, options_from, with_options
 from gam_jax._transform import State, as_link
 from gam_jax._tree import add_scaled, cosine, perpendicular
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
@@ -49,7 +49,7 @@ def sam_gradient(engine: Engine, g0: PyTree, rho: PyTree) -> tuple[PyTree, SamDi
 
 
 def _method(rho: Any, gamma: Any, options: Any) -> Method:
-    return Method(_rule, SamDiagnostics, {"rho": rho, "gamma": gamma}, Options(**options))
+    return Method(_rule, SamDiagnostics, {"rho": rho, "gamma": gamma}, options_from(options))
 
 
 @with_options
@@ -71,8 +71,19 @@ def sam(
       which is descended along the other way; its rho is a schedule proportional to the learning rate.
     * SAM + GAM: ``optax.chain(sam(loss_fn, 0.05), gam(loss_fn, 0.1, 0.5), optax.sgd(0.1))``.
 
-    * ``interval=k, between="hold"`` adds the last :math:`g_1 - g_0` to the gradients between, much as LookSAM (Liu et
-      al. 2022) does with the component of :math:`g_1` orthogonal to :math:`g_0`.
+    * LookSAM (Liu et al. 2022): ``interval=5, between="look", look_ratio=0.7``.
+    * m-sharpness, with which SAM's gains were published: ``groups=n`` on one device, ``per_replica`` over several.
+
+    Of what comes in, only the direction is used, as that of the ascent; gamma, ``share``, "hold" and "look" use more
+    of it. So a link before this one changes where the gradient is taken, and its lengths are lost: clipping there does
+    nothing, weight decay belongs after. On purpose this gives, with references of the tests,
+
+    * VaSSO (Li and Giannakis 2023): ``optax.chain(optax.ema(0.9, debias=False), sam(...))``, an ascent along the mean.
+    * GC-SAM (Hassan et al. 2025): ``optax.chain(optax.centralize(), sam(...), optax.centralize())``.
+    * DISAM (Zhang et al. 2024): the gradient that is passed in is that of the mean loss of the domains less a multiple
+      of their variance, ``loss_fn`` the mean alone.
+    * WSAM (Yue et al. 2023) of weight c is :func:`gam_jax.gradient_norm_penalty` with ``hvp="finite_difference"``,
+      ``rho_prime=rho`` and ``strength=rho * c / (1 - c)``.
 
     Cost: 2 gradient evaluations, the caller's own included.
 
@@ -109,7 +120,9 @@ def sam(
     References:
       Foret et al., ICLR 2021, https://arxiv.org/abs/2010.01412; Kwon et al., ICML 2021,
       https://arxiv.org/abs/2102.11600; Zhuang et al., ICLR 2022, https://arxiv.org/abs/2203.08065;
-      Liu et al., CVPR 2022, https://arxiv.org/abs/2203.02714
+      Liu et al., CVPR 2022, https://arxiv.org/abs/2203.02714; Li and Giannakis, NeurIPS 2023,
+      https://arxiv.org/abs/2310.15225; Yue et al., KDD 2023, https://arxiv.org/abs/2305.15817; Zhang et al., ICLR 2024,
+      https://arxiv.org/abs/2405.18861; Hassan et al. 2025, https://arxiv.org/abs/2501.11584
     """
     return as_link(loss_fn, _method(rho, gamma, options), SamState)
 

@@ -210,5 +210,5 @@ def test_recipes_and_steps_are_those_of_their_reports():
 
 def test_options_are_said_as_code_and_defaults_are_not():
     options = {"interval": 4, "between": "hold", "max_ratio": 1.0, "curvature_share": 5}
-    assert _options(options) == '`interval=4, between="hold", max_ratio=1.0, batch=rows[::5]`'
+    assert _options(options) == '`interval=4, between="hold", max_ratio=1.0, share=5`'
     assert _options({"interval": 2, "between": "skip", "max_ratio": None}) == "`interval=2`" and _options({}) == ""

@@ -103,28 +103,28 @@ def test_aux_is_stacked_and_what_is_no_batch_stays_whole(x64):
     fn = gam_jax.sam_value_and_grad(with_aux, 0.1, has_aux=True, groups=2)
     (_, aux), _ = fn(params, batch, jnp.ones(4))
     np.testing.assert_array_equal(aux, np.stack([batch["y"][0::2], batch["y"][1::2]]))
-    for options in ({"groups": 5}, {"share": 5}):
-        name = next(iter(options))
-        with pytest.raises(ValueError, match=f"{name} must divide the batch, got {name}=5 and a batch of 16"):
-            gam_jax.sam_value_and_grad(loss_fn, 0.1, **options)(params, batch)
+    for name, number, wanted in (("groups", 5, "divide"), ("share", 17, "be at most")):
+        with pytest.raises(ValueError, match=f"{name} must {wanted} the batch, got {name}={number} and a batch of 16"):
+            gam_jax.sam_value_and_grad(loss_fn, 0.1, **{name: number})(params, batch)
         for wrong in (0, 2.0, True):
             with pytest.raises(ValueError, match=f"{name} must be an integer >= 1"):
                 gam_jax.sam(loss_fn, 0.1, **{name: wrong})
 
 
+@pytest.mark.parametrize("share", [GROUPS, 5])
 @pytest.mark.parametrize("name", FACTORIES)
-def test_a_share_of_the_batch(name, x64):
+def test_a_share_of_the_batch(name, share, x64):
     """The difference that the method makes on every n-th row, added to the gradient of the whole batch."""
     loss_fn, params, batch = mlp()
-    part = group(batch, 0)
+    part = group(batch, 0, share)
     clean, own = (jax.grad(loss_fn)(params, b) for b in (batch, part))
     there, state = updates_of(FAMILY[name](loss_fn), loss_fn, params, part)
     want = jax.tree.map(lambda g, new, g0: g + new - g0, clean, there, own)
-    got, seen = updates_of(FAMILY[name](loss_fn, share=GROUPS), loss_fn, params, batch)
+    got, seen = updates_of(FAMILY[name](loss_fn, share=share), loss_fn, params, batch)
     chex.assert_trees_all_close(got, want, rtol=1e-10, atol=1e-13)
     chex.assert_trees_all_close(seen.memory, state.memory, rtol=1e-12)
     memory = {"memory": optax.tree.zeros_like(params)} if name == "friendly_sam" else {}
-    loss, grads = FAMILY[name].function(loss_fn, share=GROUPS)(params, batch, **memory)[:2]
+    loss, grads = FAMILY[name].function(loss_fn, share=share)(params, batch, **memory)[:2]
     chex.assert_trees_all_close(grads, want, rtol=1e-10, atol=1e-13)
     np.testing.assert_allclose(loss, loss_fn(params, batch), rtol=1e-12)
 

@@ -26,7 +26,7 @@ _PLAIN = OptimConfig(method="plain", learning_rate=0.01, weight_decay=5e-4, mome
 RHO, ALPHA, SAM_RHO = SHARED["gam_rho"], SHARED["gam_alpha"], SHARED["sam_rho"]
 Step = Callable[[TrainState, Batch], TrainState]
 PHASES: dict[str, dict[str, Any]] = {
-    {True: "acting", False: "skipped"}[acts]: options for acts, options in phases(interval=2).items()
+    {True: "acting", False: "skipped"}[acts]: options for acts, options in phases(rests=True).items()
 }
 """Options of the steps on which a method acts, and of those between."""
 

@@ -12,8 +12,9 @@ import numpy as np
 from experiments.common.errors import UserError, require
 from experiments.common.store import read_object
 from experiments.data import Batch, Part
-from experiments.train.checkpoint import FOLDER, Scores, read_checkpoints
+from experiments.train.checkpoint import Scores, read_checkpoints
 from experiments.train.config import DevicesConfig, TrainConfig
+from experiments.train.manager import FOLDER
 from experiments.train.mesh import make_mesh
 from experiments.train.programs import Programs
 from experiments.train.setup import Setup, set_up

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.common.markdown import markdown
-from experiments.study.report.evidence import PREDICTORS, count, geometric_mean, ratios, samples
+from experiments.study.report.over_tasks import PREDICTORS, count, geometric_mean, ratios, samples
 from experiments.study.report.statistics import OUTCOMES, signed
 from experiments.study.report.study import Study, Task, tasks
 

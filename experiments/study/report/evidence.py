@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,14 +11,13 @@ from experiments.common.store import write_atomically
 from experiments.optim.methods import METHODS, Method
 from experiments.optim.recipes import RECIPES, label, recipe
 from experiments.study.report.choices import choice_table
-from experiments.study.report.statistics import OUTCOMES, Estimate, Sample, difference, plus_minus, pool, signed, values
-from experiments.study.report.study import Study, Task, measures, tasks
+from experiments.study.report.over_tasks import PREDICTORS, count, geometric_mean, ratios, samples
+from experiments.study.report.statistics import OUTCOMES, Estimate, plus_minus, pool, signed, values
+from experiments.study.report.study import Study, Task, tasks
 
 PAPER: tuple[Method, ...] = ("sam", "gam", "sam+gam", "accelerated_gam")
 """What the paper compares with the base optimizer."""
 _CLAIMS = (*((name, "plain") for name in PAPER), ("sam+gam", "sam"), ("gam", "sam"), ("accelerated_gam", "gam"))
-PREDICTORS = ("R1 at 0.1", "R0 at 0.1", "top eigenvalue")
-"""What may predict generalization; the first is compared with the others."""
 _MEASURES = (*PREDICTORS, "trace")
 
 
@@ -76,29 +74,6 @@ def _gain(study: Study, noise: float, method: str) -> str:
     return (f"**{text}**" if row.gain.estimate.is_clear else text) + diverged
 
 
-class Count(NamedTuple):
-    """On how many tasks one method is better than another one, and by how much in the mean over tasks."""
-
-    tasks: int
-    better: int
-    clearly_better: int
-    clearly_worse: int
-    mean: Estimate
-
-
-def count(wanted: Sequence[Task], method: str, other: str) -> Count:
-    """Over the tasks that have both; runs that studies share, the same to the last digit, count once."""
-    found = dict.fromkeys(
-        difference(study.records, noise, method, other).estimate
-        for study, noise in wanted
-        if {method, other} <= {*study.config.methods}
-    )
-    clear = [one.mean for one in found if one.is_clear]
-    better = sum(mean > 0 for mean in clear)
-    means = np.array([one.mean for one in found])
-    return Count(len(found), int(np.sum(means > 0)), better, len(clear) - better, Estimate.of(means))
-
-
 def claim_table(wanted: Sequence[Task]) -> str:
     """How often one method is better than another one."""
     rows = []
@@ -136,23 +111,6 @@ def flatness_table(wanted: Sequence[Task]) -> str:
     return markdown(["method", *_MEASURES], rows)
 
 
-def ratios(wanted: Sequence[Task], method: str, other: str, measure: str) -> np.ndarray:
-    """How flat a method's networks are, relative to those of another one, on each task that has both."""
-    found = np.array(
-        [
-            study.mean(noise, method, measure) / study.mean(noise, other, measure)
-            for study, noise in wanted
-            if {method, other} <= {*study.config.methods}
-        ]
-    )
-    return found[found > 0]
-
-
-def geometric_mean(ratios: np.ndarray) -> float:
-    """What several ratios have in common."""
-    return float(np.exp(np.log(ratios).mean()))
-
-
 def _prediction(studies: Sequence[Study]) -> list[str]:
     found = samples(studies, OUTCOMES["test error"])
     networks = sum(sample.outcome.size for sample in found)
@@ -168,19 +126,6 @@ def _prediction(studies: Sequence[Study]) -> list[str]:
         prediction_table(studies),
         "",
     ]
-
-
-def samples(studies: Sequence[Study], outcome: Any) -> list[Sample]:
-    """The tasks on which all measures were taken."""
-    found = []
-    for study, noise in tasks(studies):
-        places = measures(study.config, "end")
-        if not {*PREDICTORS} <= places.keys():
-            continue
-        of = [(study.records, noise, method) for method in study.config.methods]
-        flat = np.array([[values(*one, *places[name]) for one in of] for name in PREDICTORS])
-        found.append(Sample(flat, np.array([outcome(*one) for one in of])))
-    return found
 
 
 def prediction_table(studies: Sequence[Study]) -> str:

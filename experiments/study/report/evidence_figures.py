@@ -8,8 +8,9 @@ import numpy as np
 
 from experiments.common.plotting import save, style
 from experiments.optim.recipes import label
-from experiments.study.report.evidence import PAPER, PREDICTORS, samples
+from experiments.study.report.evidence import PAPER
 from experiments.study.report.figures import color
+from experiments.study.report.over_tasks import PREDICTORS, samples
 from experiments.study.report.statistics import OUTCOMES, pool
 from experiments.study.report.study import Study, Task, tasks
 

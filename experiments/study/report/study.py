@@ -7,11 +7,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from experiments.common.errors import UserError, require
-from experiments.common.store import Record, read_object, read_records
+from experiments.common.errors import require
+from experiments.common.store import Record, read_object
 from experiments.optim.recipes import label
 from experiments.study.config import CompareConfig
-from experiments.study.plan import key, plan
+from experiments.study.report.records import read_runs, versions
 from experiments.study.report.statistics import (
     Estimate,
     Row,
@@ -98,20 +98,16 @@ def read_study(folder: Path) -> Study:
     """Reads the folder of a finished study, whatever code it was made with.
 
     Raises:
-      UserError: if it is none, or not finished.
+      UserError: if it is none, not finished, or has not what reports are made of; names file, field and value.
     """
     require(folder.is_dir(), f"there is no folder {folder}: give the folders of finished studies")
-    identity = read_object(folder / "config.json")
+    path = folder / "config.json"
+    identity = read_object(path)
     found = identity.get("config")
     require(isinstance(found, dict) and "grid" in found, f"{folder} holds no study")
-    config, records = CompareConfig.of(folder, found), read_records(folder / "results.jsonl")
-    there = {key(record) for record in records}
-    missing = [task for task in plan(config) if key(task) not in there]
-    require(not missing, f"{folder} is not finished: {len(missing)} runs are missing, the first is {missing[:1]}")
-    try:
-        return study_of(config, records, identity["made_with"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder} holds other records than those of a study ({error!r})") from error
+    config = CompareConfig.of(folder, found)
+    made_with = versions(path, identity.get("made_with"))
+    return study_of(config, read_runs(config), made_with)
 
 
 def tasks(studies: Sequence[Study]) -> list[Task]:

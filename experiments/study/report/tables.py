@@ -65,7 +65,7 @@ def saving_table(study: Study) -> str:
 
 def _options(options: Mapping[str, Any]) -> str:
     """Those that are not the default, as code."""
-    said = {"curvature_share": "batch=rows[::{}]"}
+    said = {"curvature_share": "share={}", "late": "interval=late_phase(steps, {})"}
     given = {name: value for name, value in options.items() if value not in ("skip", None)}
     code = [said.get(name, name + "={}").format(json.dumps(value)) for name, value in given.items()]
     return f"`{', '.join(code)}`" if code else ""

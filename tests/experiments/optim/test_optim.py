@@ -11,7 +11,7 @@ import pytest
 import gam_jax
 from experiments.common.errors import UserError
 from experiments.configs import load
-from experiments.optim.chain import build
+from experiments.optim.chain import acts, build
 from experiments.optim.config import OptimConfig
 from experiments.optim.methods import METHODS
 from experiments.study.search import best_trial, grid_size, trials
@@ -162,17 +162,49 @@ def test_a_recipe_reaches_the_link(x64, recipe):
     assert np.abs(found - exact).max() > 1e-9
 
 
-def test_a_share_of_the_batch_is_what_the_flatness_term_sees(x64):
+@pytest.mark.parametrize("method", ["gam", "sam", "accelerated_gam"])
+def test_a_share_of_the_batch_is_what_the_method_sees(method, x64):
     def mean_loss(params, batch):
         return jnp.mean(jax.vmap(loss_fn, (None, 0))(params, batch["x"]))
 
     params, batch = jnp.array([0.5, -1.0, 2.0]), {"x": jnp.arange(12.0).reshape(4, 3)}
-    tx = build(config_of("gam", curvature_share=2, weight_decay=0.0, learning_rate=1.0), mean_loss, 1).tx
-    plain, full = jax.jit(jax.grad(mean_loss)), jax.jit(gam_jax.gam_value_and_grad(mean_loss, 0.5, 0.7))
-    gradient, rows = plain(params, batch), {"x": batch["x"][::2]}
-    found, _ = jax.jit(tx.update)(gradient, tx.init(params), params, batch=batch)
-    term = full(params, rows)[1] - plain(params, rows)
-    np.testing.assert_allclose(found, -(gradient + term), rtol=1e-9)
+    base = {"weight_decay": 0.0, "learning_rate": 1.0}
+    share, full = (build(config_of(method, **base, **more), mean_loss, 1).tx for more in ({"curvature_share": 2}, {}))
+    gradient, rows = jax.jit(jax.grad(mean_loss)), {"x": batch["x"][::2]}
+    whole, part = gradient(params, batch), gradient(params, rows)
+    found, _ = jax.jit(share.update)(whole, share.init(params), params, batch=batch)
+    there, _ = jax.jit(full.update)(part, full.init(params), params, batch=rows)
+    np.testing.assert_allclose(found, -(whole + (-there - part)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+def test_a_late_phase(interval, x64):
+    """The base optimizer before it; which steps act, in the program and for the training loop."""
+    config = config_of("sam", late=0.5, interval=interval)
+    expected = [False, False, True, interval == 1]
+    assert [acts(config, 4, count) for count in range(4)] == expected
+    assert config.rests and config.acting_share == 0.5 / interval
+    late, plain = (iterates(build(c, loss_fn, steps=4).tx, 4) for c in (config, config_of("plain")))
+    np.testing.assert_allclose(late[:2], plain[:2], rtol=1e-12)
+    assert np.abs(late[2] - plain[2]).max() > 1e-3
+
+
+def test_look_and_groups_reach_the_links(x64):
+    looked, skipped = (
+        iterates(build(config_of("sam", interval=2, **more), loss_fn, steps=4).tx, 2)
+        for more in ({"between": "look", "look_ratio": 0.7}, {})
+    )
+    assert np.abs(looked[1] - skipped[1]).max() > 1e-3
+
+    def mean_loss(params, batch):
+        return jnp.mean(jax.vmap(loss_fn, (None, 0))(params, batch["x"]))
+
+    params, batch = jnp.array([0.5, -1.0, 2.0]), {"x": jnp.arange(12.0).reshape(4, 3)}
+    tx = build(config_of("sam", groups=2, weight_decay=0.0, learning_rate=1.0), mean_loss, 1).tx
+    found, _ = tx.update(jax.grad(mean_loss)(params, batch), tx.init(params), params, batch=batch)
+    rho = config_of("sam").sam_rho
+    want = gam_jax.sam_value_and_grad(mean_loss, rho, groups=2)(params, batch)[1]
+    np.testing.assert_allclose(found, -want, rtol=1e-9)
 
 
 def test_between_its_steps_a_method_is_the_base_optimizer(x64):

@@ -226,7 +226,7 @@ MISTAKES = [
     (["--sam-rho", "0.1"], "'gam' has no sam_rho: its .* learning_rate, weight_decay, gam_rho, gam_alpha"),
     (["--method", "plain", "--interval", "2"], "'plain' has no interval, got 2"),
     (["--method", "plain", "--rho-schedule", "proportional"], "'plain' has no rho_schedule, got proportional"),
-    (["--method", "sam", "--curvature-share", "2"], "'sam' has no curvature_share, got 2"),
+    (["--method", "plain", "--curvature-share", "2"], "'plain' has no curvature_share, got 2"),
     (["--method", "gam", "--between", "hold"], "between='hold' needs an interval above 1, got 1"),
     (["--method", "gam", "--max-ratio", "0"], "max_ratio must be a finite number > 0, got 0"),
     (["--devices.fsdp", "0"], "devices.fsdp must be at least 1, got 0"),
