@@ -19,7 +19,8 @@ class DevicesConfig:
     """Where a run computes; it changes how fast, not what (but for rounding)."""
 
     fsdp: int = 1
-    """Devices among which parameters and optimizer state are divided; the others hold copies of them."""
+    """Devices among which parameters and optimizer state are divided; the others hold copies of them. A ViT gathers
+    its weights layer by layer; how other networks move theirs is left to XLA, which does it with more traffic."""
     multihost: bool = False
     """This is one of several processes. TPU pods, Slurm and Open MPI are recognised; elsewhere set the environment
     variables JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID."""

@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments.common.errors import UserError, require
+from experiments.models.shards import AXES
 from experiments.train.config import DevicesConfig
 
 T = TypeVar("T")
@@ -25,20 +26,28 @@ class Mesh(NamedTuple):
     @property
     def batch(self) -> NamedSharding:
         """Examples, over all devices."""
-        return NamedSharding(self.devices, PartitionSpec(("data", "fsdp")))
+        return NamedSharding(self.devices, PartitionSpec(AXES))
 
     @property
     def everywhere(self) -> NamedSharding:
         """A copy on every device."""
         return NamedSharding(self.devices, PartitionSpec())
 
-    def state(self, tree: Any) -> Any:
-        """Where each array of a state lies: its longest divisible axis is divided over the columns of the mesh."""
-        return jax.tree.map(lambda leaf: NamedSharding(self.devices, self._spec(leaf.shape)), tree)
+    def state(self, tree: Any, stacked: str | None = None) -> Any:
+        """Where each array of a state lies: its longest divisible axis is divided over the columns of the mesh.
 
-    def _spec(self, shape: tuple[int, ...]) -> PartitionSpec:
+        The leading axis of what is under the name ``stacked``, that of layers, is not divided.
+        """
+
+        def place(path: Any, leaf: Any) -> NamedSharding:
+            is_stacked = stacked is not None and any(getattr(entry, "key", None) == stacked for entry in path)
+            return NamedSharding(self.devices, self._spec(leaf.shape, first=int(is_stacked)))
+
+        return jax.tree.map_with_path(place, tree)
+
+    def _spec(self, shape: tuple[int, ...], first: int = 0) -> PartitionSpec:
         columns = self.devices.shape["fsdp"]
-        divisible = [axis for axis, length in enumerate(shape) if length % columns == 0]
+        divisible = [axis for axis, length in enumerate(shape) if axis >= first and length % columns == 0]
         if columns == 1 or int(np.prod(shape)) < _SMALL or not divisible:
             return PartitionSpec()
         longest = max(divisible, key=lambda axis: shape[axis])
@@ -86,7 +95,7 @@ def make_mesh(config: DevicesConfig, batch_size: int, devices: Sequence[Any] | N
         batch_size % count == 0, f"batch_size must be divisible by the number of devices, {count}, got {batch_size}"
     )
     shape = (count // config.fsdp, config.fsdp)
-    return Mesh(jax.make_mesh(shape, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto), devices=devices))
+    return Mesh(jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices))
 
 
 def is_first() -> bool:
