@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 AXES = ("data", "fsdp")
-"""Of the mesh: examples lie along both, parameters are divided along the second."""
+"""Of the mesh: examples and parameters are divided over both."""
 
 
 def gathered(shards: Any, shapes: Sequence[tuple[int, ...]], dtype: Any = None) -> Any:
@@ -27,8 +27,10 @@ def gathered(shards: Any, shapes: Sequence[tuple[int, ...]], dtype: Any = None) 
             return shard
         if dtype is not None and shard.ndim > 1:
             shard = shard.astype(dtype)
-        shard = jax.lax.pcast(shard, "data", to="varying")  # so that copies are summed when they are small again
-        return jax.lax.all_gather(shard, "fsdp", axis=axes[0], tiled=True)
+        for name in reversed(AXES):  # one after the other: a TPU scatters sums along one side of its torus at a time
+            if jax.lax.axis_size(name) > 1:
+                shard = jax.lax.all_gather(shard, name, axis=axes[0], tiled=True)
+        return shard
 
     leaves, structure = jax.tree.flatten(shards)
     return structure.unflatten([gather(*each) for each in zip(leaves, shapes, strict=True)])

@@ -99,8 +99,8 @@ def _of_gam(config: OptimConfig, link: str) -> dict[str, Any]:
 
 def _acts_alone(options: dict[str, Any]) -> bool:
     """Whether the method acts on every step of a program, with nothing to keep for others, on the batch as a whole."""
-    every_step = options["interval"] in (1, always)
-    return every_step and options["between"] == "skip" and options["groups"] == options["share"] == 1
+    parts = (options["groups"], options["share"], options.get("num_microbatches", 1))
+    return options["interval"] in (1, always) and options["between"] == "skip" and parts == (1, 1, 1)
 
 
 def _at_once(

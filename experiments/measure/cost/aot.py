@@ -29,6 +29,7 @@ from experiments.train.compiled import MethodPrograms, Step, TaskPrograms
 from experiments.train.config import DevicesConfig, TrainConfig
 from experiments.train.mesh import Mesh, make_mesh
 from experiments.train.setup import Setup
+from experiments.train.shards import gathers
 from experiments.train.state import TrainState
 from gam_jax import HvpMode
 
@@ -42,7 +43,7 @@ class Variant(NamedTuple):
     Attributes:
       method: the method.
       perturbation: global: as on one device; per_replica: each chip perturbs with the gradient of its own examples.
-      fsdp: chips among which parameters and optimizer state are divided; with 1 each has a copy.
+      fsdp: columns of the mesh (:class:`experiments.train.config.DevicesConfig`); with 1 each chip has a copy.
     """
 
     method: Method
@@ -133,9 +134,11 @@ def measure(
     """Compiles one variant; what its step needs on each chip, or that it does not fit."""
     train = train_config(config, load_train, variant)
     mesh = make_mesh(train.devices, train.batch_size, devices)
-    lowered = lower(set_up_without_data(train), mesh, variant.perturbation, config.hvp)
+    setup = set_up_without_data(train)
+    lowered = lower(setup, mesh, variant.perturbation, config.hvp)
     record: dict[str, Any] = {
         **variant._asdict(),
+        "parts": len(devices) if gathers(setup, mesh) else variant.fsdp,
         "hvp": config.hvp,
         "chips": len(devices),
         "batch_size": train.batch_size,
