@@ -38,7 +38,7 @@ def _rule(
     here, g0, g1, g2, g3, seen = four_gradients(engine, updates, rho, rho_prime)
     h_plus = add_scaled(scale_by(alpha, g1), 1 - alpha, g3)
     h_minus = add_scaled(scale_by(beta, g0), 1 - beta, g2)
-    return Step(here, add_scaled(h_plus, -gamma, perpendicular(h_minus, to=h_plus)), seen)
+    return Step(here, add_scaled(h_plus, -gamma, perpendicular(h_minus, h_plus, engine.apart)), seen)
 
 
 def _method(options: Any, **coefficients: Any) -> Method:

@@ -47,8 +47,8 @@ def _rule(
     mean = add_scaled(scale_by(decay, memory), 1 - decay, g0)
     noise = add_scaled(scale_by(1.0, g0), -sigma, mean)
     g1 = engine.gradient(engine.ascend(engine.params, noise, rho))
-    norm = engine.metric.norm
-    return Step(here, g1, FriendlySamDiagnostics(norm(g0), norm(noise), norm(g1), cosine(g0, g1)), mean)
+    norm, angle = engine.metric.norm, cosine(g0, g1, engine.apart)
+    return Step(here, g1, FriendlySamDiagnostics(norm(g0), norm(noise), norm(g1), angle), mean)
 
 
 def _method(rho: Any, sigma: Any, decay: Any, options: Any) -> Method:

@@ -26,7 +26,8 @@ def algorithm_1(
     h_norm = scale_by(rho, there.grad)  # line 8
     update = add_scaled(h_loss, alpha, h_norm)  # line 10
     flatness = engine.metric.reach(rho, there.point.grad, there.norm)
-    return update, Diagnostics(here.norm, there.norm, flatness, global_norm(h_norm), cosine(h_loss, h_norm))
+    norm, angle = global_norm(h_norm, engine.apart), cosine(h_loss, h_norm, engine.apart)
+    return update, Diagnostics(here.norm, there.norm, flatness, norm, angle)
 
 
 class GamState(State):

@@ -39,7 +39,8 @@ class PenaltyState(State):
 def _rule(engine: Engine, updates: PyTree | None, *, strength: jax.Array) -> Step:
     here = engine.norm_gradient(engine.params)
     start = here.point.grad if updates is None else updates
-    seen = PenaltyDiagnostics(here.norm, global_norm(here.grad), cosine(start, here.grad))
+    norm, angle = global_norm(here.grad, engine.apart), cosine(start, here.grad, engine.apart)
+    seen = PenaltyDiagnostics(here.norm, norm, angle)
     return Step(here.point, add_scaled(start, strength, here.grad), seen)
 
 

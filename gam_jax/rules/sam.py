@@ -39,13 +39,13 @@ class SamState(State):
 def _rule(engine: Engine, updates: PyTree | None, *, rho: PyTree, gamma: jax.Array) -> Step:
     here = engine.clean(updates)
     g1, seen = sam_gradient(engine, here.grad, rho)
-    return Step(here, add_scaled(g1, -gamma, perpendicular(here.grad, to=g1)), seen)
+    return Step(here, add_scaled(g1, -gamma, perpendicular(here.grad, g1, engine.apart)), seen)
 
 
 def sam_gradient(engine: Engine, g0: PyTree, rho: PyTree) -> tuple[PyTree, SamDiagnostics]:
     """The gradient at the ascent point of the loss, which the clean gradient leads to."""
     g1 = engine.gradient(engine.ascend(engine.params, g0, rho))
-    return g1, SamDiagnostics(engine.metric.norm(g0), engine.metric.norm(g1), cosine(g0, g1))
+    return g1, SamDiagnostics(engine.metric.norm(g0), engine.metric.norm(g1), cosine(g0, g1, engine.apart))
 
 
 def _method(rho: Any, gamma: Any, options: Any) -> Method:
