@@ -44,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         """Tune methods on validation data with the same budget each, test them with many seeds, and report.
 
         Writes to --workdir: results.jsonl (one line per run, as they finish), results.csv, report.md, comparison.png;
-        noise.png for several noise levels, frontier.png where cheap recipes take part, flatness.png where --measure has
-        flatness. The runs are shared out among --workers processes. Ctrl-C loses at most the runs in progress; the same
-        command goes on from there.
+        noise.png for three noise levels or more, frontier.png where cheap recipes take part, flatness.png where
+        --measure has flatness. The runs are shared out among --workers processes. Ctrl-C loses at most the runs in
+        progress; the same command goes on from there.
 
         Args:
           config: name of a study; its values are the defaults below.

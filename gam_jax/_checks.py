@@ -1,7 +1,7 @@
 """Checks of what a caller gives: errors that print the offending value and what was expected."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,45 +10,92 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
+from gam_jax._calls import check_takes
 from gam_jax._types import PyTree
+
+
+def _is_real(value: Any) -> bool:
+    """Whether the value is a real number or an array of such, traced or not; a bool is none."""
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # of an int of more than 308 digits
+        return math.inf
 
 
 def check_coefficient(name: str, value: Any, *, positive: bool = False, at_most: float = math.inf) -> None:
     """Raises unless the value is a finite number >= 0 (> 0 if ``positive``), a traced scalar or a schedule."""
-    if callable(value) or isinstance(value, Tracer):
-        return
+    if callable(value):
+        return check_takes(name, value, "count")
     allowed = f"a finite number {'> 0' if positive else '>= 0'}{f' and <= {at_most}' if at_most < math.inf else ''}"
     message = f"{name} must be {allowed}, a traced scalar or a schedule, got {name}={value!r}"
-    if isinstance(value, str | bool) or not (np.isscalar(value) or hasattr(value, "dtype")):
+    if not _is_real(value):
         raise TypeError(message)
-    number = np.asarray(value, np.float64)
-    if number.shape or not 0 <= number <= at_most or number == math.inf or (positive and number == 0):
+    if np.ndim(value):
         raise ValueError(message)
+    if isinstance(value, Tracer):
+        return
+    number = _as_float(value)
+    if not 0 <= number <= at_most or number == math.inf or (positive and number == 0):
+        raise ValueError(message)
+
+
+def check_scalar(name: str, value: Any) -> None:
+    """Raises unless the value, such as that of a schedule, is a real scalar, traced or not."""
+    if not _is_real(value) or np.ndim(value):
+        raise TypeError(f"{name} must be a real scalar, got {value!r}")
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """Raises unless the value is one of the choices."""
-    if value not in choices:
+    """Raises unless the value is one of the choices, texts or None."""
+    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
         raise ValueError(f"{name} must be one of {choices}, got {name}={value!r}")
 
 
-def check_count(name: str, value: Any, otherwise: str = "") -> None:
-    """Raises unless the value is an integer >= 1, traced or not; ``otherwise`` says what else its place takes."""
-    message = f"{name} must be an integer >= 1{otherwise}, got {name}={value!r}"
-    if not isinstance(value, int | np.integer | np.ndarray | jax.Array):
+def check_count(name: str, value: Any, otherwise: str = "", *, at_least: int = 1) -> None:
+    """Raises unless the value is an int32 integer >= 1, traced or not; ``otherwise`` says what else its place takes."""
+    message = f"{name} must be an integer >= {at_least}{otherwise}, got {name}={value!r}"
+    if not _is_real(value) or np.ndim(value) or not jnp.issubdtype(getattr(value, "dtype", type(value)), jnp.integer):
         raise ValueError(message)
-    if isinstance(value, bool) or not jnp.issubdtype(jnp.result_type(value), jnp.integer) or jnp.shape(value):
-        raise ValueError(message)
-    if not isinstance(value, Tracer) and value < 1:
+    if not isinstance(value, Tracer) and not at_least <= int(value) < 2**31:
         raise ValueError(message)
 
 
 def check_names(name: str, value: Any) -> None:
-    """Raises unless the value is None, a name, or some names, alone or as the keys of a dict."""
+    """Raises unless the value is None, a name, or some names, alone or as the keys of a dict to pytrees of bools."""
     if value is None or isinstance(value, str):
         return
     if not (isinstance(value, Mapping | Sequence) and value and all(isinstance(entry, str) for entry in value)):
         raise TypeError(f"{name} must be a name, a tuple of names or a dict from names, got {name}={value!r}")
+    if isinstance(value, Mapping):
+        check_bools(name, dict(value))
+
+
+def check_bools(name: str, tree: PyTree) -> None:
+    """Raises unless all leaves are bools, known now."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if not isinstance(leaf, bool | np.bool_):
+            raise TypeError(f"{name} must hold bools, got {leaf!r} at {name}{jax.tree_util.keystr(path)}")
+
+
+def check_axes(name: str, value: Any) -> None:
+    """Raises unless the value is None, the name of a mesh axis or a tuple of such."""
+    axes = value if isinstance(value, tuple | list) else [value]
+    if not all(isinstance(axis, Hashable) and not isinstance(axis, int | float) for axis in axes):
+        raise TypeError(f"{name} must be None, the name of a mesh axis or a tuple of names, got {name}={value!r}")
+
+
+def check_like_params(name: str, tree: PyTree, params: PyTree) -> None:
+    """Raises unless the pytree has the structure of the parameters."""
+    expected, got = jax.tree.structure(params), jax.tree.structure(tree)
+    if got != expected:
+        shown = repr(tree) if jax.tree_util.all_leaves([tree]) else got
+        raise ValueError(f"{name} must have the structure of the parameters, {expected}, got {shown}")
 
 
 def check_params(params: PyTree, updates: PyTree) -> None:
@@ -63,20 +110,41 @@ def check_params(params: PyTree, updates: PyTree) -> None:
             "got parameters masked by optax.masked or optax.partition, with which the loss cannot be evaluated: put "
             "this transformation outside, and use its perturb_mask"
         )
-    for path, leaf in jax.tree.leaves_with_path(params):
+    _check_floating("parameters", "params", params, "close over what is not trained")
+    if updates is params:
+        return
+    check_like_params("updates", updates, params)
+    _check_floating("updates", "updates", updates, "they are the gradient of the parameters")
+    for (path, leaf), param in zip(jax.tree.leaves_with_path(updates), jax.tree.leaves(params), strict=True):
+        if np.shape(leaf) != np.shape(param):
+            raise ValueError(
+                f"updates must have the shapes of the parameters, got {np.shape(leaf)} for {np.shape(param)} at "
+                f"updates{jax.tree_util.keystr(path)}"
+            )
+
+
+def _check_floating(what: str, name: str, tree: PyTree, advice: str) -> None:
+    for path, leaf in jax.tree.leaves_with_path(tree):
         dtype = getattr(leaf, "dtype", None)
         if not (isinstance(leaf, float) if dtype is None else jnp.issubdtype(dtype, jnp.floating)):
             known = dtype is not None and jnp.issubdtype(dtype, jnp.number)
             got = repr(leaf) if dtype is None else f"dtype {jnp.result_type(leaf) if known else dtype}"
             raise TypeError(
-                f"parameters must be real floating-point arrays, got {got} at params{jax.tree_util.keystr(path)}: "
-                "close over what is not trained"
+                f"{what} must be real floating-point arrays, got {got} at {name}{jax.tree_util.keystr(path)}: {advice}"
             )
-    if jax.tree.structure(params) != jax.tree.structure(updates):
-        raise ValueError(
-            f"updates must have the structure of the parameters, {jax.tree.structure(params)}, got "
-            f"{jax.tree.structure(updates)}"
-        )
+
+
+def check_first_like(name: str, value: Any, make: Callable[[PyTree], Any], params: PyTree) -> None:
+    """Raises unless a state or a memory has the fields and shapes of the first one, which ``make`` makes."""
+    first = jax.eval_shape(make, params)
+    expected, got = (jax.tree.structure(tuple(s) if isinstance(s, tuple) else s) for s in (first, value))
+    if got != expected:
+        shown = repr(value) if jax.tree_util.all_leaves([value]) else got
+        raise TypeError(f"{name} must be like the first one of the same options, {expected}, got {shown}")
+    for (path, leaf), wanted in zip(jax.tree.leaves_with_path(value), jax.tree.leaves(first), strict=True):
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic) or leaf.shape != wanted.shape:
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{where} must have the shape {wanted.shape}, as the first one had, got {leaf!r}")
 
 
 def check_key(key: Any) -> None:
@@ -113,17 +181,19 @@ def check_flag(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be True or False, got {name}={value!r}")
 
 
-def check_number(name: str, value: Any, *, positive: bool = False) -> None:
+def check_number(name: str, value: Any, *, positive: bool = False, at_most: float = math.inf) -> None:
     """Raises unless the value is a finite number >= 0 (> 0 if ``positive``) or a traced scalar; no schedule."""
     if callable(value):
         raise TypeError(f"{name} must be a number or a traced scalar, not a function, got {name}={value!r}")
-    check_coefficient(name, value, positive=positive)
+    check_coefficient(name, value, positive=positive, at_most=at_most)
 
 
 def check_radii(name: str, value: Any) -> None:
     """Raises unless the value is a coefficient, or a pytree of coefficients."""
-    if callable(value) or jax.tree_util.all_leaves([value]):
+    if jax.tree_util.all_leaves([value]):
         return check_coefficient(name, value)
+    if callable(value):
+        return  # a model, whose leaves are the radii, or a schedule with leaves of its own
     paths = jax.tree.leaves_with_path(value)
     if not paths:
         raise TypeError(f"{name} must be a number, a schedule or a pytree of these, got {name}={value!r}")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gam_jax._checks import check_coefficient, check_integer
+from gam_jax._checks import check_integer, check_number
 from gam_jax._signature import readable
 
 
@@ -65,7 +65,7 @@ def late_phase(steps: int, fraction: float, *, interval: int = 1) -> Callable[[A
     """
     check_integer("steps", steps)
     check_integer("interval", interval)
-    check_coefficient("fraction", fraction, at_most=1)
+    check_number("fraction", fraction, at_most=1)
     start = steps - round(fraction * steps)
     return lambda count: (count >= start) & ((count - start) % interval == 0)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gam_jax._checks import check_coefficient, check_radii, is_prefix
+from gam_jax._checks import check_coefficient, check_radii, check_scalar, is_prefix
 from gam_jax._curvature import Curvature, Point
 from gam_jax._engine import Engine
 from gam_jax._loss import Arguments, Loss
@@ -75,7 +75,7 @@ class Method:
 
     def values(self, count: Any, params: PyTree, memory: PyTree) -> dict[str, Any]:
         """What the rule takes by name at this step."""
-        values = {name: resolve(value, count, params) for name, value in self.coefficients.items()}
+        values = {name: resolve(name, value, count, params) for name, value in self.coefficients.items()}
         return {**values, "memory": memory} if self.memory else values
 
     def step(self, loss: Loss, params: PyTree, arguments: Arguments, updates: Any, values: Mapping[str, Any]) -> Step:
@@ -111,13 +111,18 @@ class Method:
         return Step(Point(value, aux, grad), *results)
 
 
+def as_diagnostics(seen: Any) -> Any:
+    """Float32 scalars, whatever the parameters are."""
+    return jax.tree.map(lambda value: value.astype(jnp.float32), seen)
+
+
 def _zeros(seen: type) -> Any:
     """Zeros in the fields of a NamedTuple class, and in those of its fields that are such classes."""
     fields = typing.get_type_hints(seen).values()
     return seen(*(_zeros(field) if hasattr(field, "_fields") else jnp.zeros((), jnp.float32) for field in fields))
 
 
-def resolve(value: ScalarOrSchedule, count: Any, params: PyTree) -> Any:
+def resolve(name: str, value: ScalarOrSchedule, count: Any, params: PyTree) -> Any:
     """The coefficient at this step, in the dtype of norms; schedules that dip below zero are clamped there.
 
     Radii, a pytree of coefficients with the structure of the parameters or a prefix of it, are resolved one by one. A
@@ -126,12 +131,14 @@ def resolve(value: ScalarOrSchedule, count: Any, params: PyTree) -> Any:
     radii = not jax.tree_util.all_leaves([value]) and is_prefix(value, params)
     if callable(value) and not radii:
         value = value(count)
+        for leaf in jax.tree.leaves(value) if name.endswith("rho") and value is not None else [value]:
+            check_scalar(f"{name}(count)", leaf)
     if not jax.tree_util.all_leaves([value]):
         if not is_prefix(value, params):
             raise ValueError(
-                "rho must be a number or a pytree of numbers with the structure of the parameters, "
+                f"{name} must be a number or a pytree of numbers with the structure of the parameters, "
                 f"{jax.tree.structure(params)}, or a prefix of it, got {jax.tree.structure(value)}"
             )
-        return jax.tree.map(lambda leaf: resolve(leaf, count, params), value)
+        return jax.tree.map(lambda leaf: resolve(name, leaf, count, params), value)
     now = jnp.asarray(value)
     return jnp.maximum(now.astype(wide_dtype(*jax.tree.leaves(params))), 0)

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gam_jax._checks import check_number
+from gam_jax._calls import check_takes
+from gam_jax._checks import check_bools, check_like_params, check_number, check_params
+from gam_jax._shards import Apart
 from gam_jax._signature import readable
 from gam_jax._tree import add_scaled, global_norm, normalize, scale_by, widen
 from gam_jax._types import PyTree
@@ -27,11 +29,13 @@ class Metric:
       scaling: T, a pytree like the parameters in float32 or wider, or None for 1.
       mask: a pytree of Python bools (True takes part), or None for all.
       eps: the xi of the paper's Algorithm 1.
+      apart: the mesh axes that do not divide the leaves.
     """
 
     scaling: PyTree | None
     mask: PyTree | None
     eps: float | jax.Array
+    apart: Apart = None
 
     def _scaled(self, tree: PyTree) -> PyTree:
         if self.scaling is not None:
@@ -42,11 +46,11 @@ class Metric:
 
     def norm(self, tree: PyTree) -> jax.Array:
         """``||T x||``."""
-        return global_norm(self._scaled(tree))
+        return global_norm(self._scaled(tree), self.apart)
 
     def direction(self, tree: PyTree) -> PyTree:
         """``T^2 x / (||T x|| + eps)``, in float32 or wider; zero at zero."""
-        unit = normalize(self._scaled(tree), self.eps)
+        unit = normalize(self._scaled(tree), self.eps, self.apart)
         return unit if self.scaling is None else self._scaled(unit)
 
     def reach(self, radius: PyTree, tree: PyTree, norm: jax.Array) -> jax.Array:
@@ -60,13 +64,11 @@ class Metric:
 
 def resolve_mask(mask: Any, params: PyTree) -> PyTree | None:
     """The mask as a pytree of Python bools with the structure of the parameters."""
-    mask = _of(params, mask)
     if mask is None:
         return None
-    _check_structure("perturb_mask", mask, params)
-    for path, leaf in jax.tree.leaves_with_path(mask):
-        if not isinstance(leaf, bool | np.bool_):
-            raise TypeError(f"perturb_mask must hold bools, got {leaf!r} at {jax.tree_util.keystr(path)}")
+    mask = _of(params, mask)
+    check_like_params("perturb_mask", mask, params)
+    check_bools("perturb_mask", mask)
     return jax.tree.map(bool, mask)
 
 
@@ -75,24 +77,34 @@ def resolve_scaling(adaptive: Any, params: PyTree) -> PyTree | None:
     if isinstance(adaptive, bool | np.bool_):
         return scale_by(1.0, jax.tree.map(jnp.abs, params)) if adaptive else None
     scaling = _of(params, adaptive)
-    _check_structure("adaptive", scaling, params)
+    check_like_params("adaptive", scaling, params)
     paths = jax.tree.leaves_with_path(scaling)
     for (path, leaf), param in zip(paths, jax.tree.leaves(params), strict=True):
-        if not isinstance(leaf, float | jax.Array | np.ndarray) or not jnp.issubdtype(
-            jnp.result_type(leaf), jnp.floating
-        ):
-            raise TypeError(f"adaptive must hold floating-point arrays, got {leaf!r} at {jax.tree_util.keystr(path)}")
+        where = f"adaptive{jax.tree_util.keystr(path)}"
+        array = isinstance(leaf, float | jax.Array | np.ndarray)
+        if not array or not jnp.issubdtype(getattr(leaf, "dtype", float), jnp.floating):
+            raise TypeError(f"adaptive must hold floating-point arrays, got {leaf!r} at {where}")
         if jnp.shape(leaf) not in ((), param.shape):
             raise ValueError(
                 f"adaptive must hold scalars or arrays like the parameters, got shape {jnp.shape(leaf)} for "
-                f"{param.shape} at {jax.tree_util.keystr(path)}"
+                f"{param.shape} at {where}"
             )
     return scale_by(1.0, jax.tree.map(jnp.asarray, scaling))
 
 
+def check_mask(mask: Any) -> None:
+    """Raises unless ``mask`` is None, a function of the parameters or a pytree of bools."""
+    if _is_function(mask):
+        check_takes("perturb_mask", mask, "params")
+    else:
+        check_bools("perturb_mask", mask)
+
+
 def check_scaling(adaptive: Any) -> None:
-    """Raises unless ``adaptive`` is a bool, a function or a pytree that may hold arrays."""
-    if isinstance(adaptive, str | int | float | None) and not isinstance(adaptive, bool):
+    """Raises unless ``adaptive`` is a bool, a function of the parameters or a pytree that may hold arrays."""
+    if _is_function(adaptive):
+        check_takes("adaptive", adaptive, "params")
+    if isinstance(adaptive, str | int | float | complex | None) and not isinstance(adaptive, bool):
         raise TypeError(
             "adaptive must be True, False, a pytree of scalings like the parameters or a function from the parameters "
             f"to one, got adaptive={adaptive!r}"
@@ -136,10 +148,12 @@ def asam_scaling(params: PyTree, *, eta: float = 0.01, biases: PyTree | None = N
     References:
       Kwon et al., ICML 2021. https://arxiv.org/abs/2102.11600
     """
+    check_params(params, params)
     check_number("eta", eta)
     if biases is None:
         biases = jax.tree.map_with_path(lambda path, _: _is_bias(path), params)
-    _check_structure("biases", biases, params)
+    check_like_params("biases", biases, params)
+    check_bools("biases", biases)
 
     def scaling(is_bias: bool, param: Any) -> jax.Array:
         wide = widen(jnp.asarray(param))
@@ -162,12 +176,8 @@ def _is_bias(path: Any) -> bool:
 
 def _of(params: PyTree, value: Any) -> Any:
     """The value, or what it returns for the parameters if it is a function: a leaf, not a pytree that can be called."""
-    return value(params) if callable(value) and jax.tree_util.all_leaves([value]) else value
+    return value(params) if _is_function(value) else value
 
 
-def _check_structure(name: str, tree: PyTree, params: PyTree) -> None:
-    if jax.tree.structure(tree) != jax.tree.structure(params):
-        raise ValueError(
-            f"{name} must have the structure of the parameters, {jax.tree.structure(params)}, got "
-            f"{jax.tree.structure(tree)}"
-        )
+def _is_function(value: Any) -> bool:
+    return callable(value) and jax.tree_util.all_leaves([value])

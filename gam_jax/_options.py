@@ -1,14 +1,16 @@
 """The options that every method of the family shares."""
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, get_args
 
 import jax
 from jax.core import Tracer
 
-from gam_jax._checks import check_choice, check_count, check_flag, check_names, check_number
-from gam_jax._metric import check_scaling
+from gam_jax._calls import check_takes
+from gam_jax._checks import check_axes, check_choice, check_count, check_flag, check_names, check_number
+from gam_jax._metric import check_mask, check_scaling
 from gam_jax._signature import Function, readable, release, show_options, static
 from gam_jax._types import Between, GroupsBy, HvpMode, PyTree
 
@@ -74,7 +76,7 @@ class Options:
         arguments that are split, in their order, to the weight of a part, as in
         ``lambda batch: batch["mask"].sum()``. The loss is then the weighted mean of that of the parts, over
         ``axis_name`` too, and gradients that come in are averaged over it likewise. A part of weight 0 is left out
-        (its NaN too). By default parts and replicas count alike.
+        (its NaN too), a negative weight is NaN. By default parts and replicas count alike.
       eps: the xi of Algorithm 1, added to norms that divide.
       drop_nonfinite: on steps on which the method would make inf or NaN of finite updates, as where the Hessian has an
         infinite entry, these pass unchanged. "dropped" in the state's ``checks`` counts such steps. With False
@@ -113,14 +115,18 @@ class Options:
             object.__setattr__(self, field.name, release(getattr(self, field.name)))
         for name in ("has_aux", "per_replica", "drop_nonfinite", "mismatch"):
             check_flag(name, getattr(self, name))
+        check_mask(self.perturb_mask)
         check_scaling(self.adaptive)
+        check_axes("axis_name", self.axis_name)
         check_choice("hvp", self.hvp, get_args(HvpMode))
         check_choice("between", self.between, get_args(Between))
         check_choice("groups_by", self.groups_by, get_args(GroupsBy))
         check_number("look_ratio", self.look_ratio)
         check_number("eps", self.eps)
         check_number("rho_prime", self.rho_prime, positive=True)
-        if not callable(self.interval):
+        if callable(self.interval):
+            check_takes("interval", self.interval, "count")
+        else:
             check_count("interval", self.interval, " or a function count -> bool")
             if self.between != "skip" and not isinstance(self.interval, Tracer) and self.interval == 1:
                 raise ValueError(
@@ -166,6 +172,21 @@ class OptionArgs(TypedDict, total=False):
     eps: float | jax.Array
     drop_nonfinite: bool
     mismatch: bool
+
+
+def options_from(given: Mapping[str, Any], **own: Any) -> Options:
+    """The options that a method was given, and those that are arguments of its own.
+
+    Raises:
+      TypeError: for a name that is none.
+    """
+    known = OptionArgs.__annotations__
+    for name, value in given.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}"
+            raise TypeError(f"there is no option {name}={value!r} here: {hint}")
+    return Options(**given, **own)
 
 
 _STATIC = {"loss_fn", *OptionArgs.__annotations__} - {"max_ratio"}

@@ -7,10 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gam_jax._calls import check_takes
 from gam_jax._loss import Arguments, Loss
 from gam_jax._options import Options
-from gam_jax._replicas import as_varying, mean_over, varying_axes
+from gam_jax._replicas import as_varying, mean_over
 from gam_jax._rows import Rows
+from gam_jax._shards import varying_axes
 from gam_jax._tree import add_scaled, cast_like, scale_by, wide_dtype, zero_if_weightless
 from gam_jax._types import GroupsBy, PyTree
 
@@ -106,7 +108,12 @@ def every_nth(loss: Loss, arguments: Arguments, options: Options) -> Arguments:
 
 def _weight(weigh: Callable[..., Any], parts: list[Any]) -> jax.Array:
     """The weight of a microbatch, NaN for a negative one."""
-    weight = jnp.asarray(weigh(*parts))
+    check_takes("microbatch_weight", weigh, *(f"argument {i}" for i in range(len(parts))))
+    got = weigh(*parts)
+    try:
+        weight = jnp.asarray(got)
+    except (TypeError, ValueError):
+        raise TypeError(f"microbatch_weight must give a real scalar, got {got!r}") from None
     if weight.shape or not jnp.issubdtype(weight.dtype, jnp.number) or jnp.iscomplexobj(weight):
         raise TypeError(f"microbatch_weight must give a real scalar, got shape {weight.shape} and {weight.dtype}")
     weight = weight.astype(wide_dtype(weight))

@@ -122,7 +122,7 @@ def _rows(
 
     def check(path: Any, flag: Any, group: Any) -> Any:
         name = path[0].key + jax.tree_util.keystr(path[1:])
-        if not isinstance(flag, bool):
+        if not isinstance(flag, bool | np.bool_):
             raise TypeError(f"microbatched must hold names and bools, got {flag!r} at {name}")
         sizes = _sizes(name, group) if flag else {}
         if len(set(sizes.values())) > 1:
@@ -147,7 +147,9 @@ def _rows(
     is_split = jax.tree.leaves(jax.tree.map_with_path(check, every, named))
     leaves, structure = jax.tree.flatten(named)
     if not any(is_split):
-        raise ValueError(f"{option}={number} but {list(flags)} hold no array with a leading axis to split")
+        raise ValueError(
+            f"{option}={number} but what is microbatched, {flags}, holds no array with a leading axis to split"
+        )
 
     def rebuild(rows: Sequence[Any]) -> dict[str, Any]:
         remaining = iter(rows)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gam_jax._checks import check_params
+from gam_jax._checks import check_first_like, check_params
 from gam_jax._engine import Engine
 from gam_jax._hold import bound, drop_nonfinite, held_term, last_finite, nothing_held, remember
 from gam_jax._interval import on_interval
@@ -86,6 +86,7 @@ def as_link(loss_fn: LossFn, method: Method, state_class: type[State] = State) -
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, State]:
         check_params(params, updates)
+        check_first_like("state", state, init, params)
         arguments = loss.pick(extra_args)
         engine = Engine.create(loss, params, arguments, options)
         updates = engine.before(jax.tree.map(jnp.asarray, updates))
@@ -94,30 +95,31 @@ def as_link(loss_fn: LossFn, method: Method, state_class: type[State] = State) -
 
         def mismatch(step: Step) -> jax.Array:
             own = step.point.grad if finds_own_gradient else engine.curvature.at(engine.params).grad
-            return relative_difference(engine.after(updates), engine.after(own))
+            return relative_difference(engine.after(updates), engine.after(own), engine.apart)
 
         def act() -> tuple[PyTree, Any, Any, Any, Any]:
             step = method.step(loss, engine.params, arguments, updates, values)
             new, checks = cast_like(step.update, updates), dict(state.checks)
-            memory = last_finite(engine.after(step.memory), state.memory)
+            memory = last_finite(engine.after(step.memory), state.memory, engine.apart)
             held = state.held
             if options.between != "skip":
-                held = remember(options, engine.after(subtract(new, updates)), engine.after(updates), held)
+                term = engine.after(subtract(new, updates))
+                held = remember(options, term, engine.after(updates), held, engine.apart)
             if "mismatch" in checks:
                 checks |= keep_finite({"mismatch": mismatch(step)}, {"mismatch": checks["mismatch"]})
             if options.drop_nonfinite:
-                new, drops = drop_nonfinite(new, updates)
+                new, drops = drop_nonfinite(new, updates, engine.apart)
                 checks["dropped"] += engine.after(drops.astype(jnp.float32))
             return new, keep_finite(engine.after(step.seen), state.diagnostics), held, memory, checks
 
         def rest() -> tuple[PyTree, Any, Any, Any, Any]:
             new = updates
             if options.between != "skip":
-                new = add_scaled(updates, 1.0, held_term(options, updates, state.held))
+                new = add_scaled(updates, 1.0, held_term(options, updates, state.held, engine.apart))
             return new, state.diagnostics, state.held, state.memory, dict(state.checks)
 
         new, *kept = on_interval(options.interval, state.count, act, rest)
-        new = engine.after(bound(new, updates, options.max_ratio))
+        new = engine.after(bound(new, updates, options.max_ratio, engine.apart))
         return new, type(state)(jnp.asarray(optax.safe_increment(state.count)), *kept)
 
     return optax.GradientTransformationExtraArgs(init, update)

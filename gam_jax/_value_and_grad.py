@@ -5,12 +5,13 @@ from typing import Any
 
 import jax
 
-from gam_jax._checks import check_flag, check_params
+from gam_jax._calls import check_arguments
+from gam_jax._checks import check_count, check_first_like, check_flag, check_params
 from gam_jax._engine import Engine
 from gam_jax._hold import bound, drop_nonfinite
 from gam_jax._interval import on_interval
 from gam_jax._loss import loss_of_call
-from gam_jax._method import Method
+from gam_jax._method import Method, as_diagnostics
 from gam_jax._signature import release
 from gam_jax._tree import cast_like
 from gam_jax._types import LossFn, PyTree
@@ -39,6 +40,11 @@ def as_value_and_grad(loss_fn: LossFn, method: Method, has_diagnostics: bool) ->
         if missing:
             raise TypeError(_MISSING[missing[0]])
         check_params(params, params)
+        if "count" in needs:
+            check_count("count", own["count"], at_least=0)
+        if method.memory:
+            check_first_like("memory", own["memory"], method.memory, params)
+        check_arguments(loss.signature, args, kwargs)
         arguments = args, kwargs
         engine = Engine.create(loss, params, arguments, options)
         count, memory = own.get("count"), own.get("memory")
@@ -48,9 +54,10 @@ def as_value_and_grad(loss_fn: LossFn, method: Method, has_diagnostics: bool) ->
             point, update, seen, new_memory = method.step(loss, engine.params, arguments, None, values)
             update = cast_like(update, engine.params)
             if options.drop_nonfinite:
-                update, _ = drop_nonfinite(update, point.grad)
-            update = bound(update, point.grad, options.max_ratio)
-            return (point.value, point.aux), update, seen, new_memory
+                update, _ = drop_nonfinite(update, point.grad, engine.apart)
+            update = bound(update, point.grad, options.max_ratio, engine.apart)
+            memory_like = cast_like(new_memory, memory) if method.memory else ()
+            return (point.value, point.aux), update, as_diagnostics(seen), memory_like
 
         def rest() -> tuple[Any, PyTree, Any, Any]:
             point = engine.curvature.at(engine.params)

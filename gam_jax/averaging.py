@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gam_jax._checks import check_coefficient, check_count, check_params
+from gam_jax._checks import check_count, check_first_like, check_number, check_params, check_scalar
 from gam_jax._signature import readable
-from gam_jax._tree import widen
+from gam_jax._tree import all_finite, widen
 from gam_jax._types import PyTree
 
 _NONE = np.finfo(np.float32).max
@@ -81,6 +81,8 @@ def swad(*, start_patience: int = 3, end_patience: int = 6, tolerance_ratio: flo
     * result: the uniform mean of all iterates of these segments. Without an end, of all up to the last step.
 
     1. The released code weighs the first segment twice at its defaults; here every iterate counts once.
+    2. An iterate with inf or NaN in it is left out and counts nowhere: the numbers of iterates in the state are those
+       of finite ones. What is averaged stays finite, and of a run that diverges it is the mean before.
 
     Cost: one pass over the parameters per step. Memory: ``3 + max(start_patience, end_patience)`` copies of the
     parameters in float32, because the end is known ``end_patience`` validations late.
@@ -94,8 +96,8 @@ def swad(*, start_patience: int = 3, end_patience: int = 6, tolerance_ratio: flo
       :class:`Swad`, the pure functions ``init``, ``update``, ``validate`` and ``average``.
 
     Raises:
-      ValueError, TypeError: for a patience or ratio out of range; in ``validate``, for a loss that is not
-        finite (inside jit a NaN neither starts nor ends the average).
+      ValueError, TypeError: for a patience or ratio out of range, for a state or parameters that are not those of
+        ``init``; in ``validate``, for a loss that is not finite (inside jit a NaN neither starts nor ends the average).
 
     Example:
       >>> import jax.numpy as jnp, gam_jax.averaging
@@ -114,8 +116,10 @@ def swad(*, start_patience: int = 3, end_patience: int = 6, tolerance_ratio: flo
       https://arxiv.org/abs/2102.08604
     """
     for name, value in {"start_patience": start_patience, "end_patience": end_patience}.items():
+        if isinstance(value, Tracer):
+            raise TypeError(f"{name} must be known now, not traced: shapes depend on it, got {name}={value!r}")
         check_count(name, value)
-    check_coefficient("tolerance_ratio", tolerance_ratio)
+    check_number("tolerance_ratio", tolerance_ratio)
     size = max(start_patience, end_patience)
 
     def init(params: PyTree) -> SwadState:
@@ -127,12 +131,21 @@ def swad(*, start_patience: int = 3, end_patience: int = 6, tolerance_ratio: flo
         no = jnp.asarray(False)
         return SwadState(zeros, none, stacked, counts, losses, zeros, none, threshold, no, no)
 
+    def check(state: SwadState, params: PyTree) -> None:
+        if not isinstance(state, SwadState):
+            raise TypeError(f"state must be what init returned, a SwadState, got {state!r}")
+        check_params(params, params)
+        check_first_like("state", state, init, params)
+
     def update(state: SwadState, params: PyTree) -> SwadState:
-        one = jnp.where(state.ended, 0, 1)
+        check(state, params)
+        one = jnp.where(state.ended | ~all_finite(params), 0, 1)
         current, count = _merge(state.current, state.current_count, params, one)
         return state._replace(current=current, current_count=count)
 
     def validate(state: SwadState, loss: Any) -> SwadState:
+        check(state, getattr(state, "current", None))
+        check_scalar("the validation loss", loss)
         if not isinstance(loss, Tracer) and not math.isfinite(loss):
             raise ValueError(f"the validation loss must be finite, got {loss}")
         index = jnp.arange(size)
@@ -169,6 +182,7 @@ def swad(*, start_patience: int = 3, end_patience: int = 6, tolerance_ratio: flo
         return jax.tree.map(lambda old, new: jnp.where(state.ended, old, new), state, fresh)
 
     def average(state: SwadState, params: PyTree) -> PyTree:
+        check(state, params)
         mean, count = state.older, state.older_count
         for i in range(size):
             segment = jax.tree.map(lambda leaf, i=i: leaf[i], state.recent)

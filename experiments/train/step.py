@@ -10,9 +10,11 @@ import optax
 from experiments.data import Array, Batch, DataSet
 from experiments.data.augment.mixup import mixup
 from experiments.models.registry import Model
+from experiments.models.shards import AXES
 from experiments.train.config import LossName, TrainConfig
 from experiments.train.losses import LOSSES, cross_entropy
 from experiments.train.state import Sums, TrainState, averaging
+from gam_jax._shards import varying_axes
 
 
 def normalise(images: Array, data_set: DataSet) -> jax.Array:
@@ -63,7 +65,7 @@ def make_measured_loss(model: Model, data_set: DataSet) -> Callable[[Any, Batch,
 def train_step(
     config: TrainConfig,
     seen: Callable[[jax.Array, Array], jax.Array],
-    loss_fn: LossFn,
+    value_and_grad: Callable[..., Any],
     tx: optax.GradientTransformationExtraArgs,
     state: TrainState,
     batch: Batch,
@@ -71,7 +73,8 @@ def train_step(
 ) -> TrainState:
     """One step of the optimizer on one batch of pixels. Randomness follows from the seed and the step alone.
 
-    The seed is that of the config, unless another one is given: an argument of a program that is compiled once for all.
+    Gradient and optimizer are those of a chain (:class:`experiments.optim.chain.Chain`). The seed is that of the
+    config, unless another one is given: an argument of a program that is compiled once for all.
     """
     seed_key = jax.random.key(config.seed if seed is None else seed)
     key = jax.random.fold_in(jax.random.fold_in(seed_key, 1), state.step)
@@ -79,11 +82,13 @@ def train_step(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(augmentation, batch.index)
     images, labels = seen(keys, batch.image), batch.label
     if config.mixup > 0:
-        images, labels = mixup(jax.random.fold_in(key, 2), config.mixup, images, labels)
+        labels = jnp.asarray(labels)
+        axes = AXES if varying_axes(labels) else ()  # on shards, a device has its own rows
+        images, labels = mixup(jax.random.fold_in(key, 2), config.mixup, images, labels, axes)
     seen_batch = batch._replace(image=images, label=labels)
     arguments = {"batch": seen_batch, "model_state": state.model_state, "key": network}
-    (loss, (logits, model_state)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params, **arguments)
-    updates, opt_state = tx.update(gradient, state.opt_state, state.params, **arguments)
+    (loss, (logits, model_state)), gradient, saw = value_and_grad(state.params, state.step, **arguments)
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params, saw=saw, **arguments)
     params = optax.apply_updates(state.params, updates)
 
     size = len(batch.label)

@@ -8,7 +8,7 @@ import optax
 
 from gam_jax._engine import Engine
 from gam_jax._method import Method, Step
-from gam_jax._options import OptionArgs, Options, with_options
+from gam_jax._options import OptionArgs, options_from, with_options
 from gam_jax._transform import Diagnostics, State, as_link
 from gam_jax._tree import add_scaled, subtract
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
@@ -29,7 +29,7 @@ def _rule(engine: Engine, updates: PyTree | None, *, rho: PyTree, strength: jax.
 
 
 def _method(rho: Any, strength: Any, options: Any) -> Method:
-    return Method(_rule, Diagnostics, {"rho": rho, "strength": strength}, Options(**options))
+    return Method(_rule, Diagnostics, {"rho": rho, "strength": strength}, options_from(options))
 
 
 @with_options
@@ -90,7 +90,7 @@ def c_flat_value_and_grad(
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
 ) -> Callable[..., Any]:
-    r"""``jax.value_and_grad`` with that of C-Flat in place of the gradient.
+    r"""``jax.value_and_grad`` with the gradient of C-Flat in place of that of the loss.
 
     The mathematics and the arguments are those of :func:`c_flat`; what is returned, and what the options mean, is said
     at :func:`gam_value_and_grad`.

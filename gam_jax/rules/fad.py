@@ -9,7 +9,7 @@ import optax
 from gam_jax._checks import check_coefficient
 from gam_jax._engine import Engine
 from gam_jax._method import Method, Step
-from gam_jax._options import OptionArgs, Options, with_options
+from gam_jax._options import OptionArgs, options_from, with_options
 from gam_jax._transform import Diagnostics, State, as_link
 from gam_jax._tree import add_scaled, scale_by, subtract
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
@@ -32,7 +32,7 @@ def _rule(engine: Engine, updates: PyTree | None, *, rho: PyTree, alpha: jax.Arr
 
 def _method(rho: Any, alpha: Any, beta: Any, options: Any) -> Method:
     check_coefficient("alpha", alpha, at_most=1)
-    return Method(_rule, Diagnostics, {"rho": rho, "alpha": alpha, "beta": beta}, Options(**options))
+    return Method(_rule, Diagnostics, {"rho": rho, "alpha": alpha, "beta": beta}, options_from(options))
 
 
 @with_options
@@ -97,7 +97,7 @@ def fad_value_and_grad(
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
 ) -> Callable[..., Any]:
-    r"""``jax.value_and_grad`` with that of FAD in place of the gradient.
+    r"""``jax.value_and_grad`` with the gradient of FAD in place of that of the loss.
 
     The mathematics and the arguments are those of :func:`fad`; what is returned, and what the options mean, is said
     at :func:`gam_value_and_grad`.

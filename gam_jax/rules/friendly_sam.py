@@ -9,7 +9,7 @@ import optax
 from gam_jax._checks import check_coefficient
 from gam_jax._engine import Engine
 from gam_jax._method import Method, Step
-from gam_jax._options import OptionArgs, Options, with_options
+from gam_jax._options import OptionArgs, options_from, with_options
 from gam_jax._transform import State, as_link
 from gam_jax._tree import add_scaled, cosine, scale_by
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
@@ -47,14 +47,14 @@ def _rule(
     mean = add_scaled(scale_by(decay, memory), 1 - decay, g0)
     noise = add_scaled(scale_by(1.0, g0), -sigma, mean)
     g1 = engine.gradient(engine.ascend(engine.params, noise, rho))
-    norm = engine.metric.norm
-    return Step(here, g1, FriendlySamDiagnostics(norm(g0), norm(noise), norm(g1), cosine(g0, g1)), mean)
+    norm, angle = engine.metric.norm, cosine(g0, g1, engine.apart)
+    return Step(here, g1, FriendlySamDiagnostics(norm(g0), norm(noise), norm(g1), angle), mean)
 
 
 def _method(rho: Any, sigma: Any, decay: Any, options: Any) -> Method:
     check_coefficient("decay", decay, at_most=1)
     coefficients = {"rho": rho, "sigma": sigma, "decay": decay}
-    return Method(_rule, FriendlySamDiagnostics, coefficients, Options(**options), memory=optax.tree.zeros_like)
+    return Method(_rule, FriendlySamDiagnostics, coefficients, options_from(options), memory=optax.tree.zeros_like)
 
 
 @with_options
@@ -131,7 +131,7 @@ def friendly_sam_value_and_grad(
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
 ) -> Callable[..., Any]:
-    r"""``jax.value_and_grad`` with that of Friendly SAM in place of the gradient.
+    r"""``jax.value_and_grad`` with the gradient of Friendly SAM in place of that of the loss.
 
     The mathematics and the arguments are those of :func:`friendly_sam`; what is returned, and what the options mean,
     is said at :func:`gam_value_and_grad`.

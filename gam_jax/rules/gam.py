@@ -10,7 +10,7 @@ import optax
 from gam_jax._checks import check_choice
 from gam_jax._engine import Engine, NormGradient
 from gam_jax._method import Method, Step
-from gam_jax._options import OptionArgs, Options, with_options
+from gam_jax._options import OptionArgs, options_from, with_options
 from gam_jax._transform import Diagnostics, State, as_link
 from gam_jax._tree import add_scaled, cosine, global_norm, scale_by
 from gam_jax._types import HvpMode, LossFn, PyTree, ScalarOrSchedule
@@ -26,7 +26,8 @@ def algorithm_1(
     h_norm = scale_by(rho, there.grad)  # line 8
     update = add_scaled(h_loss, alpha, h_norm)  # line 10
     flatness = engine.metric.reach(rho, there.point.grad, there.norm)
-    return update, Diagnostics(here.norm, there.norm, flatness, global_norm(h_norm), cosine(h_loss, h_norm))
+    norm, angle = global_norm(h_norm, engine.apart), cosine(h_loss, h_norm, engine.apart)
+    return update, Diagnostics(here.norm, there.norm, flatness, norm, angle)
 
 
 class GamState(State):
@@ -44,7 +45,7 @@ def _rule(engine: Engine, updates: PyTree | None, *, rho: PyTree, alpha: jax.Arr
 
 def _method(rho: Any, alpha: Any, ascent_hvp: Any, rho_prime: Any, options: Any) -> Method:
     check_choice("ascent_hvp", ascent_hvp, (None, *get_args(HvpMode)))
-    rule, settings = functools.partial(_rule, ascent_hvp=ascent_hvp), Options(rho_prime=rho_prime, **options)
+    rule, settings = functools.partial(_rule, ascent_hvp=ascent_hvp), options_from(options, rho_prime=rho_prime)
     return Method(rule, Diagnostics, {"rho": rho, "alpha": alpha}, settings, adds=True)
 
 
@@ -95,10 +96,10 @@ def gam(
     where SAM's radius stands, and a good radius of SAM is a good first product. It wants to be near one over the top
     Hessian eigenvalue of a network that the base optimizer has trained.
 
-    The defaults, 0.1 and 0.5, have the product 0.05, SAM's usual radius. In 9 of the 21 tasks of README's table
-    ("Choosing rho and alpha") it lies among the products within a point of the best; for an MLP with wrong labels it is
-    too little, which does no harm, and for two of the ResNets and one ViT too much, by 2 to 3 points. Good on
-    validation images of small networks, from that table; several times as much broke training:
+    The defaults, 0.1 and 0.5, have the product 0.05, SAM's usual radius. In 9 of the 21 tasks of the table in
+    docs/tuning.md it lies among the products within a point of the best; for an MLP with wrong labels it is too little,
+    which does no harm, and for two of the ResNets and one ViT too much, by 2 to 3 points. Good on validation images of
+    small networks, from that table; several times as much broke training:
 
     ==========================================  ===========  ===============
     base optimizer, network                     rho          alpha * rho
@@ -143,9 +144,10 @@ def gam(
 
     Raises:
       ValueError: for a negative or non-finite coefficient, or an unknown option value; in ``update``, for a mask or a
-        batch that does not fit.
+        batch that does not fit, or updates of another structure or shape than the parameters.
       TypeError: for a loss with ``*args`` or with an argument named as one of ``update``'s own; in ``update``, for a
-        missing argument of the loss, a loss that is not a scalar, parameters that are not floating-point.
+        missing argument of the loss, a loss that is not a scalar, parameters or updates that are not floating-point, a
+        state that other options made.
 
     Example:
       >>> import jax, optax, gam_jax

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Unpack
 
 from gam_jax._engine import Engine
 from gam_jax._method import Method, Step
-from gam_jax._options import OptionArgs, Options, with_options
+from gam_jax._options import OptionArgs, options_from, with_options
 from gam_jax._transform import Diagnostics
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 from gam_jax._value_and_grad import as_value_and_grad
@@ -76,5 +76,5 @@ def sam_gam_value_and_grad(
       25.0 [6.66 8.88]
     """
     coefficients = {"sam_rho": sam_rho, "rho": rho, "alpha": alpha}
-    method = Method(_rule, SamGamDiagnostics, coefficients, Options(**options))
+    method = Method(_rule, SamGamDiagnostics, coefficients, options_from(options))
     return as_value_and_grad(loss_fn, method, has_diagnostics)

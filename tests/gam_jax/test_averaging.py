@@ -140,9 +140,10 @@ def test_no_inf_or_nan_stands_for_what_has_not_been():
     """So that jax_debug_nans and jax_debug_infs can hunt those that are wrong."""
     with jax.debug_nans(True), jax.debug_infs(True):
         for jit in (True, False):
-            state, params = run(swad(start_patience=2, end_patience=3), [3, 2, 2.5, 9, 9, 9], jit=jit)
+            averaging = swad(start_patience=2, end_patience=3)
+            state, params = run(averaging, [3, 2, 2.5, 9, 9, 9], jit=jit)
             assert bool(state.ended)
-            np.testing.assert_allclose(swad().average(state, params)["w"], np.mean(np.arange(3, 7)))
+            np.testing.assert_allclose(averaging.average(state, params)["w"], np.mean(np.arange(3, 7)))
 
 
 def test_a_state_with_nan_for_what_has_not_been_goes_on():
@@ -154,3 +155,21 @@ def test_a_state_with_nan_for_what_has_not_been_goes_on():
         state = averaging.validate(averaging.update(state, jnp.asarray(i + 1.0)), loss)
         assert bool(state.started) == (i >= 3)
     assert averaging.average(state, jnp.asarray(0.0)) == 4.0
+
+
+@pytest.mark.parametrize("jit", [True, False])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_iterates_that_are_not_finite_are_left_out(bad, jit):
+    """Of 1, ..., 8 in segments of two, the third, and all of the fourth segment."""
+    averaging = swad(start_patience=1)
+    update = jax.jit(averaging.update) if jit else averaging.update
+    state = averaging.init({"w": jnp.zeros(2), "b": jnp.zeros(())})
+    for i in range(1, 9):
+        w = jnp.array([float(i), bad if i in (3, 7, 8) else i])
+        state = update(state, {"w": w, "b": jnp.asarray(float(i))})
+        if i % 2 == 0:
+            state = averaging.validate(state, 1.0)
+    average = averaging.average(state, {"w": jnp.zeros(2), "b": jnp.zeros(())})
+    np.testing.assert_allclose(average["w"], np.mean([1, 2, 4, 5, 6]), rtol=1e-6)
+    np.testing.assert_allclose(average["b"], np.mean([1, 2, 4, 5, 6]), rtol=1e-6)
+    assert state.recent_counts.sum() + state.older_count == 5

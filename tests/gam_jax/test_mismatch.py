@@ -64,6 +64,16 @@ def test_zero_gradients():
     assert state.checks["mismatch"] == 0
 
 
+def test_a_misspelt_option_is_refused():
+    for name, hint in {
+        "intervall": "did you mean 'interval'",
+        "rho_prime": "there is no option",
+        "lr": "the options",
+    }.items():
+        with pytest.raises(TypeError, match=hint):
+            gam_jax.sam(mlp().loss_fn, **{name: 2})
+
+
 def test_a_misspelt_argument_is_refused():
     def loss_fn(params, batch, rngs=None, class_weights=1.0):
         return mlp().loss_fn(params, batch) * class_weights

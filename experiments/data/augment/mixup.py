@@ -24,7 +24,9 @@ class Mixed(NamedTuple):
     share: jax.Array
 
 
-def mixup(key: jax.Array, strength: float, images: jax.Array, labels: jax.typing.ArrayLike) -> tuple[jax.Array, Mixed]:
+def mixup(
+    key: jax.Array, strength: float, images: jax.Array, labels: jax.typing.ArrayLike, axes: tuple[str, ...] = ()
+) -> tuple[jax.Array, Mixed]:
     r"""Mixes each row of a batch with the one before it, the first with the last (Zhang et al. 2018).
 
     .. math:: x_i \leftarrow s x_i + (1 - s) x_{i-1}, \quad s = \max(\lambda, 1 - \lambda), \quad
@@ -42,6 +44,7 @@ def mixup(key: jax.Array, strength: float, images: jax.Array, labels: jax.typing
       strength: a, above 0; 0.2 is light, 1 is uniform.
       images: float, [batch, height, width, channels], normalised or not.
       labels: int, [batch].
+      axes: of the mesh, inside shard_map, over which the batch is divided; the rows here are then a part of it.
 
     Returns:
       The images, and what they are of.
@@ -50,5 +53,14 @@ def mixup(key: jax.Array, strength: float, images: jax.Array, labels: jax.typing
     shares = scipy.special.betaincinv(strength, strength, (1 + middles) / 2)
     share = jax.random.choice(key, jnp.asarray(shares, images.dtype))
     labels = jnp.asarray(labels)
-    mixed = share * images + (1 - share) * jnp.roll(images, 1, axis=0)
-    return mixed, Mixed(labels, jnp.roll(labels, 1), jnp.full(labels.shape, share))
+    mixed = share * images + (1 - share) * _before(images, axes)
+    return mixed, Mixed(labels, _before(labels, axes), jnp.full(labels.shape, share))
+
+
+def _before(rows: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """The row before each, and before the first one the last."""
+    if not axes:
+        return jnp.roll(rows, 1, axis=0)
+    devices = jax.lax.axis_size(axes)
+    last = jax.lax.ppermute(rows[-1:], axes, [(device, (device + 1) % devices) for device in range(devices)])
+    return jnp.concatenate([last, rows[:-1]])

@@ -21,7 +21,7 @@ def table(records: Sequence[Record]) -> str:
 
 
 def _line(record: Record) -> list[str]:
-    where = "on every chip" if record["fsdp"] == 1 else f"divided among {record['fsdp']}"
+    where = "on every chip" if record["fsdp"] == 1 else f"divided among {record.get('parts', record['fsdp'])}"
     memory = record["memory"]
     filled = f"{memory['peak'] / memory['available']:.0%}"
     line = [METHODS[record["method"]].label, record["perturbation"].replace("_", " "), where]
@@ -42,6 +42,16 @@ def _line(record: Record) -> list[str]:
         f"{record['batch_size'] / step['in_turn']:.0f} to {record['batch_size'] / step['overlapped']:.0f}",
         f"{record['compile_seconds']:.0f} s",
     ]
+
+
+def conclusion(results: Record) -> str:
+    """Which variant fills the memory of a chip most."""
+    fill = {id(one): one["memory"]["peak"] / one["memory"]["available"] for one in results["records"]}
+    fullest = max(results["records"], key=lambda one: fill[id(one)])
+    return (
+        f"{results['config']} fits {results['topology']} in all {len(fill)} ways; {METHODS[fullest['method']].label} "
+        f"needs the most memory, {fill[id(fullest)]:.0%} of a chip's"
+    )
 
 
 def write_markdown(results: Record, chip: Chip, path: Path) -> Path:

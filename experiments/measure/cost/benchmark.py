@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import rich.progress
 
 from experiments.common.errors import UserError
 from experiments.common.hlo import parse
@@ -33,13 +34,16 @@ class Timed(NamedTuple):
     runner: Runner
 
 
-def benchmark(config: BenchmarkConfig, command: str, say: Callable[[str], None]) -> Record:
+def benchmark(
+    config: BenchmarkConfig, command: str, progress: rich.progress.Progress, say: Callable[[str], None]
+) -> Record:
     """Measures, and writes ``benchmark.json`` anew whenever something is known.
 
     Args:
       config: what to measure.
       command: how the user started this, for the record.
-      say: tells the user how far it is.
+      progress: where to show progress.
+      say: tells the user what is done.
     """
     results: Record = {"made_with": _made_with(config), **session(command), "load_average": os.getloadavg()[0]}
     records: list[Record] = []
@@ -53,17 +57,23 @@ def benchmark(config: BenchmarkConfig, command: str, say: Callable[[str], None])
     for network in config.networks:
         timed = []
         batch = random_batch(set_up_without_data(train_config(config, network)).pipeline.data_set, config.batch_size)
-        for case in cases(config, network):
+        found = list(cases(config, network))
+        bar = progress.add_task("", total=len(found) + config.rounds)
+        for case in found:
+            progress.update(bar, description=f"{network}: compiling {case.name}")
             record, programs = measure_compiled(network, case, batch)
             say(f"{network}: compiled {case.name} in {record['compile_seconds']:.1f} s")
             records.append(record)
             timed += _timed(record, case, programs, batch) if config.rounds else []
             write_json(path, results)
+            progress.advance(bar)
         if config.peers:
+            progress.update(bar, description=f"{network}: the steps in PyTorch")
             for record, run in peers.torch_cases(train_config(config, network), network, batch):
                 records.append(record)
                 timed.append(Timed(record, "acting", run))
-        _time(config, timed, lambda: write_json(path, results))
+        progress.update(bar, description=f"{network}: timing {len(timed)} kinds of steps, {config.rounds} rounds")
+        _time(config, timed, lambda bar=bar: (write_json(path, results), progress.advance(bar)))
         say(f"{network}: timed {len(timed)} kinds of steps, {config.rounds} rounds")
     results["load_average_at_end"] = os.getloadavg()[0]
     write_json(path, results)
@@ -110,7 +120,7 @@ def _timed(record: Record, case: Case, programs: dict[str, Any], batch: Batch) -
     ]
 
 
-def _time(config: BenchmarkConfig, timed: list[Timed], save: Callable[[], None]) -> None:
+def _time(config: BenchmarkConfig, timed: list[Timed], save: Callable[[], object]) -> None:
     def keep(seconds: np.ndarray) -> None:
         for one, times in zip(timed, seconds.T, strict=True):
             one.record["seconds"][one.phase] = [round(float(t), 7) for t in times]

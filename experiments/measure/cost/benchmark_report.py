@@ -147,6 +147,14 @@ def base_sentence(results: Record, network: str) -> str:
     return "SGD's step: " + "; ".join(said) + "."
 
 
+def conclusion(results: Record, network: str) -> str:
+    """What the step of exact GAM costs, or that of the dearest case where it was not measured."""
+    found = [row for row in _every_step(rows(results["records"], network)) if row.library == "jax"]
+    row = next((row for row in found if row.name == "GAM"), max(found, key=lambda row: row.flops["acting"]))
+    time = f"{row.times['acting'].median:.1f} times SGD's time and " if row.times else ""
+    return f"{network}: a step of {row.name} takes {time}{row.flops['acting']:.1f} times SGD's FLOPs"
+
+
 def draw(results: Record, folder: Path) -> Path:
     """A step's time and FLOPs relative to SGD's, a line for each case that acts on every step; a panel per network."""
     networks = list(dict.fromkeys(record["network"] for record in results["records"]))

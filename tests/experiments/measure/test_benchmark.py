@@ -172,7 +172,7 @@ def test_counts_and_phases_of_one_case(written, name):
     sgd, gam = (next(record for record in written_records(folder) if record["case"] == case) for case in ("SGD", name))
     assert sgd["flops"]["acting"] == gam["flops"]["skipped"] > 0 and "skipped" not in sgd["flops"]
     assert gam["flops"]["acting"] > 4 * sgd["flops"]["acting"]
-    assert gam["state_bytes"] - sgd["state_bytes"] == 4 * (1 + len(gam_jax.Diagnostics._fields))
+    assert gam["state_bytes"] - sgd["state_bytes"] == 4 * (2 + len(gam_jax.Diagnostics._fields))
     _, programs, _ = compiled[name]
     assert (programs["acting"] is programs["skipped"]) == (name != "GAM")
     assert gam["intervals"] == ([1, 10] if name == "GAM" else [10])
