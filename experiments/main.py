@@ -15,7 +15,7 @@ from experiments.common.errors import Stopped, UserError, nearest
 from experiments.configs import TRAIN_NAMES, CompareName, load, load_train
 from experiments.configs.studies import STUDIES
 from experiments.data.config import DataName
-from experiments.measure.cost.config import AotConfig, BenchmarkConfig
+from experiments.measure.cost.config import AotConfig, AotGridConfig, BenchmarkConfig
 from experiments.measure.flatness.config import FlatnessConfig, LandscapeConfig
 from experiments.optim.methods import METHODS, Method
 from experiments.study.config import CompareConfig
@@ -163,6 +163,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         load_train(settings.config, method)  # refuses an unknown name
         return functools.partial(commands.run_aot, settings, load_train)
 
+    def aot_grid(settings: Annotated[AotGridConfig, tyro.conf.arg(name="")]) -> Job:
+        """Compile the training step for TPU slices as aot does, over networks, slices, batches and methods.
+
+        Predicts time and utilisation of each from FLOPs, memory traffic and bytes sent. Needs the TPU's compiler:
+        pip install '.[tpu]'. Writes to --workdir: aot.jsonl (one line per cell, as they are compiled), aot.md.
+        Ctrl-C loses at most the cell in progress; the same command, or one with more cells, goes on from there.
+
+        Args:
+          settings: what to compile.
+        """
+        load_train(settings.config, method)  # refuses an unknown name
+        return functools.partial(commands.run_aot_grid, settings, load_train)
+
     subcommands: dict[str, Callable[..., Job]] = {
         "compare": compare,
         "report": report,
@@ -173,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "landscape": landscape,
         "benchmark": benchmark,
         "aot": aot,
+        "aot-grid": aot_grid,
     }
     try:
         command = next((word for word in arguments if not word.startswith("-")), None)

@@ -136,14 +136,16 @@ def measure(
     """Compiles one variant; what its step needs on each chip, or that it does not fit."""
     train = train_config(config, load_train, variant.method)
     mesh = make_mesh(DevicesConfig(fsdp=variant.fsdp), train.batch_size, devices)
+    start = time.perf_counter()
     lowered = lower(set_up_without_data(train), mesh, variant.perturbation, config.hvp)
+    traced = time.perf_counter()
     record: dict[str, Any] = {
         **variant._asdict(),
         "hvp": config.hvp,
         "chips": len(devices),
         "batch_size": train.batch_size,
+        "trace_seconds": traced - start,
     }
-    start = time.perf_counter()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -151,7 +153,7 @@ def measure(
         if needed is None:
             raise
         return record | {"fits": False, "memory": {"peak": needed, "available": chip.memory_bytes}}
-    record["compile_seconds"] = time.perf_counter() - start
+    record["compile_seconds"] = time.perf_counter() - traced
     return record | needs(compiled, chip, len(devices))
 
 
@@ -192,6 +194,7 @@ def needs(compiled: Any, chip: Chip, devices: int) -> dict[str, Any]:
         "network": sum(collective.wire_bytes for collective in found.values()) / chip.network_bandwidth,
     }
     return {
+        "instructions": sum(map(len, program.computations.values())),
         "fits": kept + memory.temp_size_in_bytes <= chip.memory_bytes,
         "flops": flops,
         "memory_traffic_bytes": moved,
