@@ -13,6 +13,7 @@ import tyro
 from experiments import commands
 from experiments.common.errors import Stopped, UserError, nearest
 from experiments.configs import TRAIN_NAMES, CompareName, load, load_train
+from experiments.configs.benchmarks import BENCHMARKS, BenchmarkName
 from experiments.configs.studies import STUDIES
 from experiments.data.config import DataName
 from experiments.measure.cost.config import AotConfig, AotGridConfig, BenchmarkConfig
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     named, method = _read_ahead(arguments)
     comparison, run = load(_known(named, tuple(STUDIES))), load_train(_known(named, TRAIN_NAMES), method)
+    measured = BENCHMARKS[_known(named, tuple(BENCHMARKS))]
     compilation = AotConfig(config=_known(named, TRAIN_NAMES), model=run.model, batch_size=run.batch_size)
 
     def compare(
@@ -138,14 +140,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         """
         return functools.partial(commands.run_measure, "landscape", settings)
 
-    def benchmark(settings: Annotated[BenchmarkConfig, tyro.conf.arg(name="")]) -> Job:
+    def benchmark(
+        config: BenchmarkName = "cpu",
+        settings: Annotated[BenchmarkConfig, tyro.conf.arg(name="")] = measured,
+    ) -> Job:
         """Measure what a training step costs with every method, relative to SGD's: time, FLOPs, memory, compilation.
 
         All cases are timed in turns, so that what disturbs one disturbs all. Writes to --workdir: benchmark.json (as
         results come), benchmark.md, benchmark.png.
 
         Args:
-          settings: what to measure.
+          config: name of a benchmark; its values are the defaults below.
+          settings: changes to it.
         """
         return functools.partial(commands.run_benchmark, settings)
 

@@ -21,7 +21,7 @@ from experiments.train.setup import Setup
 from experiments.train.state import AVERAGING, Sums, TrainState, initial_state, initial_weights
 from experiments.train.step import evaluation_step, running_statistics, train_step
 
-_HIDING = ("__cublas", "__cudnn", "__onednn")
+HIDING = ("__cublas", "__cudnn", "__onednn")
 """Calls of libraries that compute products."""
 Step = Callable[..., TrainState]
 """``(optim, seed, state, batch) -> state``, or with other data in the place of the batch."""
@@ -130,7 +130,7 @@ class MethodPrograms:
         often as the data say, and a GPU's libraries hide products.
         """
         texts = [self._compiled[acts].as_text() for acts in (True, min(self._compiled))]
-        if any(library in text for text in texts for library in _HIDING):
+        if any(library in text for text in texts for library in HIDING):
             return None
         try:
             acting, between = map(parse, texts)

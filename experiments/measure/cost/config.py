@@ -47,6 +47,8 @@ class BenchmarkConfig:
     """Rounds before these, which do not count."""
     peers: bool = True
     """Also measure optax.contrib.sam, and PyTorch where it is installed (extra `peers`)."""
+    torch_compile: bool = False
+    """Also measure PyTorch's steps with the network compiled by torch.compile, which cannot be differentiated twice."""
 
     def __post_init__(self):
         require_distinct("networks", self.networks)
