@@ -121,7 +121,8 @@ def _countable(step: Step, program: Any, state: Any, batch: Batch) -> str:
     if not any(library in text for library in HIDING):
         return text
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return jax.jit(step, donate_argnums=0).lower(state, jax.eval_shape(lambda: batch)).compile().as_text()
+        compiled: Any = jax.jit(step, donate_argnums=0).lower(state, jax.eval_shape(lambda: batch)).compile()
+        return compiled.as_text()
 
 
 def _timed(record: Record, case: Case, programs: dict[str, Any], batch: Batch) -> list[Timed]:
