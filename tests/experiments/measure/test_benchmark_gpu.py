@@ -1,5 +1,6 @@
 """What the benchmarks for GPUs need, as far as a CPU can tell."""
 
+import dataclasses
 import re
 import sys
 import types
@@ -20,8 +21,8 @@ from experiments.measure.cost.stand_in import random_batch, set_up_without_data
 from experiments.models.config import ModelConfig
 
 TINY = {
-    "gpu_resnet18": "--methods sam --resnet.width 0.0625 --image-size 8",
-    "gpu_vit_s16": "--methods gam --hvp linearize --intervals 1 --vit.width 0.1 --vit.depth 1 --image-size 32",
+    "gpu_resnet18": "--methods plain --resnet.width 0.0625 --image-size 8",
+    "gpu_vit_s16": "--methods sam --vit.width 0.1 --vit.depth 1 --image-size 32",
 }
 VIT = ModelConfig(name="vit_s16", width=0.1, depth=2, dtype="bfloat16")
 
@@ -116,8 +117,9 @@ def test_steps_of_torch_compile_are_records_of_their_own(monkeypatch):
 @pytest.mark.torch
 def test_pytorch_compiles_what_it_differentiates_once():
     pytest.importorskip("torch", reason="needs the extra 'peers'")
-    config = BenchmarkConfig(vit=VIT, data="imagenet", image_size=32, batch_size=2, torch_compile=True)
-    batch = random_batch(set_up_without_data(train_config(config, "vit")).pipeline.data_set, 2)
+    network = dataclasses.replace(VIT, depth=None)  # PyTorch's has its twelve layers
+    config = BenchmarkConfig(vit=network, data="imagenet", image_size=32, batch_size=8, torch_compile=True)
+    batch = random_batch(set_up_without_data(train_config(config, "vit")).pipeline.data_set, 8)
     ran = []
     for record, runner in peers.torch_cases(config, "vit", batch):
         runner.run()
