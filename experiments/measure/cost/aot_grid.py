@@ -99,7 +99,7 @@ def measure_cell(config: AotGridConfig, load_train: LoadTrain, cell: Cell) -> di
         workdir=config.workdir,
     )
     record = measure(one, load_train, Variant(cell.method, "global", cell.fsdp), devices, chip)
-    return {**cell._asdict(), **record}
+    return {**cell._asdict(), "base": load_train(config.config, cell.method).optim.base, **record}
 
 
 def _model(config: AotGridConfig, load_train: LoadTrain, network: ModelName) -> ModelConfig:

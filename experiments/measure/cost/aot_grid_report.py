@@ -7,7 +7,7 @@ from typing import Any
 from experiments.common.markdown import markdown
 from experiments.common.store import write_atomically
 from experiments.measure.cost.chips import CHIPS
-from experiments.optim.methods import METHODS
+from experiments.optim.methods import METHODS, label
 
 Record = dict[str, Any]
 _HEADER = ("network", "slice", "images a chip", "method", "parameters", "TFLOP", "memory GB", "of HBM", "traffic GB")
@@ -56,7 +56,7 @@ def table(records: Sequence[Record]) -> str:
 
 def _row(record: Record) -> list[str]:
     memory = record["memory"]
-    row = [record["network"], record["topology"], str(record["images"]), METHODS[record["method"]].label]
+    row = [record["network"], record["topology"], str(record["images"]), label(record["method"], record["base"])]
     row.append("on every chip" if record["fsdp"] == 1 else f"divided among {record['fsdp']}")
     size, filled = f"{memory['peak'] / 1e9:.2f}", f"{memory['peak'] / memory['available']:.0%}"
     if "flops" not in record:

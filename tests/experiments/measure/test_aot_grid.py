@@ -76,6 +76,7 @@ def record(**changes):
     cell = aot_grid.Cell("vit_b32", "v6e:16x16", 64, "gam", 1)._asdict()
     return {
         **cell,
+        "base": "adamw",
         "chips": 256,
         "fits": True,
         "flops": 1.5e12,
@@ -100,7 +101,9 @@ def test_the_row_of_a_cell():
 
 def test_what_does_not_fit_is_a_row():
     large = record(fits=False, memory={"peak": 16e9, "available": 8e9})
-    never_compiled = {name: large[name] for name in (*aot_grid.CELL, "chips", "fits", "memory", "trace_seconds")}
+    never_compiled = {
+        name: large[name] for name in (*aot_grid.CELL, "base", "chips", "fits", "memory", "trace_seconds")
+    }
     for one in (large, never_compiled):
         assert "| does not fit: 200% |" in aot_grid_report.table([one])
     assert aot_grid_report.line(never_compiled).endswith("GAM: does not fit: 200% of HBM")
@@ -113,9 +116,9 @@ def test_rows_are_sorted_by_network_slice_batch_and_method():
     table = aot_grid_report.table(rows).splitlines()[2:]
     found = [tuple(cell.strip() for cell in row.split("|")[2:5]) for row in table]
     assert found == [
-        ("v5e:4x4", "16", "SGD"),
+        ("v5e:4x4", "16", "AdamW"),
         ("v5e:4x4", "16", "GAM"),
         ("v5e:4x4", "128", "SAM"),
-        ("v5e:16x16", "16", "SGD"),
+        ("v5e:16x16", "16", "AdamW"),
         ("v6e:4x4", "16", "GAM"),
     ]
