@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.common.errors import UserError
 from experiments.configs.studies import how_long
 from experiments.data.config import DataName
-from experiments.measure.cost.config import AotConfig, BenchmarkConfig
+from experiments.measure.cost.config import AotConfig, AotGridConfig, BenchmarkConfig
 from experiments.measure.flatness.config import MeasureConfig
 from experiments.optim.methods import Method
 from experiments.optim.recipes import label
@@ -174,6 +174,22 @@ def run_aot(settings: AotConfig, load_train: Callable[[str, Method], TrainConfig
         report = compile_all(settings, load_train, command, bar, lambda line: print(line, flush=True))
     _print_written([report.with_suffix(".json"), report])
     print(conclusion(read_json(report.with_suffix(".json"))))
+
+
+def run_aot_grid(settings: AotGridConfig, load_train: Callable[[str, Method], TrainConfig], command: str) -> None:
+    """Compiles a training step for TPU slices, over a grid."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # the TPU's compiler is all that is needed of it
+    from experiments.common.progress import announce, bars
+
+    what = f"Compiling steps of {settings.config} for {', '.join(settings.topologies)}"
+    announce(what, "Each takes minutes, exact GAM at large batches up to 20", settings.workdir)
+    with bars() as bar:
+        from experiments.measure.cost.aot_grid import compile_grid
+
+        report = compile_grid(settings, load_train, command, bar, lambda line: print(line, flush=True))
+    _print_written([report.with_suffix(".jsonl"), report])
 
 
 def _print_written(paths: Sequence[Path]) -> None:

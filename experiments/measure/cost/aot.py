@@ -143,15 +143,17 @@ def measure(
     train = train_config(config, load_train, variant)
     mesh = make_mesh(train.devices, train.batch_size, devices)
     setup = set_up_without_data(train)
+    start = time.perf_counter()
     lowered = lower(setup, mesh, variant.perturbation, config.hvp)
+    traced = time.perf_counter()
     record: dict[str, Any] = {
         **variant._asdict(),
         "parts": len(devices) if gathers(setup, mesh) else variant.fsdp,
         "hvp": config.hvp,
         "chips": len(devices),
         "batch_size": train.batch_size,
+        "trace_seconds": traced - start,
     }
-    start = time.perf_counter()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -159,7 +161,7 @@ def measure(
         if needed is None:
             raise
         return record | {"fits": False, "memory": {"peak": needed, "available": chip.memory_bytes}}
-    record["compile_seconds"] = time.perf_counter() - start
+    record["compile_seconds"] = time.perf_counter() - traced
     return record | needs(compiled, chip, len(devices))
 
 
@@ -201,6 +203,7 @@ def needs(compiled: Any, chip: Chip, devices: int) -> dict[str, Any]:
         "network": sum(collective.wire_bytes for collective in found.values()) / chip.network_bandwidth,
     }
     return {
+        "instructions": sum(map(len, program.computations.values())),
         "fits": kept + memory.temp_size_in_bytes <= chip.memory_bytes,
         "flops": flops,
         "memory_traffic_bytes": moved,
