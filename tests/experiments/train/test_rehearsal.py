@@ -1,6 +1,7 @@
 """A pod in small: ImageNet's files, two processes of four devices, a kill in the middle; the numbers of one process.
 
-All that `imagenet_vit_b16` has is on, and all of its options; the network, the images and the run are small.
+All that `imagenet_vit_b16` has is on, and its options, but for bfloat16, which would make more of the rounding of sums
+over processes; the network, the images and the run are small.
 """
 
 import json
@@ -63,11 +64,7 @@ def launched(program, place, name, processes):
         subprocess.Popen(line, cwd=ROOT, env=os.environ | common | {"JAX_PROCESS_ID": str(i)}, **pipes)
         for i in range(processes)
     ]
-    import time
-
-    t = time.time()
     errors = [process.communicate(timeout=300)[1] for process in started]
-    print(name, processes, time.time() - t)
     return [(process.returncode, error) for process, error in zip(started, errors, strict=True)]
 
 
@@ -76,7 +73,6 @@ def test_two_killed_processes_end_as_one(place):
     assert -signal.SIGKILL in statuses and 0 not in statuses  # the other one may notice before its own time comes
     for status, errors in [*launched(RUN, place, "two", 2), *launched(RUN, place, "one", 1)]:
         assert status == 0, errors
-    print([(s["compile_seconds"], s["flops_per_step"]) for s in [*sessions(place / "two"), *sessions(place / "one")]])
     first, second = (session["step"] for session in sessions(place / "two"))
     assert first == 0 and second in (5, 10)  # whether the last one before the kill was whole is a matter of time
     assert steps(place / "two") == [10, 15, 20]
@@ -91,10 +87,9 @@ def test_two_killed_processes_end_as_one(place):
     for a, b in zip(one, two, strict=True):
         assert a.keys() == b.keys()
         for name in a.keys() & {"loss", "test_loss", "validation_loss", "gam_grad_norm", "gam_first_order_flatness"}:
-            np.testing.assert_allclose(a[name], b[name], rtol=1e-3, err_msg=f"{name} at step {a['step']}")
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-5, err_msg=f"{name} at step {a['step']}")
     (one, scores), (two, scores_two) = (state(place / name) for name in ("one", "two"))
     assert one.step == two.step == 20 and scores.keys() == scores_two.keys()
     worst = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), one.params, two.params)
-    print(worst, scores, scores_two)
-    assert max(jax.tree.leaves(worst)) < 1e-3
-    np.testing.assert_allclose(scores["test_loss"], scores_two["test_loss"], rtol=1e-3)
+    assert max(jax.tree.leaves(worst)) < 1e-4  # of keys' biases, whose gradients are rounding that Adam scales up
+    np.testing.assert_allclose(scores["test_loss"], scores_two["test_loss"], rtol=1e-5)
