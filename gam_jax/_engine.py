@@ -11,7 +11,8 @@ from gam_jax._loss import Arguments, Loss
 from gam_jax._metric import Metric, resolve_mask, resolve_scaling
 from gam_jax._options import Options
 from gam_jax._parts import Parts
-from gam_jax._replicas import as_varying, mean_over
+from gam_jax._replicas import as_varying, axes_apart, mean_over
+from gam_jax._shards import Apart
 from gam_jax._types import HvpMode, PyTree
 
 
@@ -43,9 +44,15 @@ class Engine:
         """The engine of one step."""
         params = jax.tree.map(jnp.asarray, params)
         scaling = resolve_scaling(options.adaptive, params)
-        metric = Metric(scaling, resolve_mask(options.perturb_mask, params), options.eps)
+        apart = axes_apart(loss, params, arguments, options.axis_name)
+        metric = Metric(scaling, resolve_mask(options.perturb_mask, params), options.eps, apart)
         parts = Parts.microbatches(loss, arguments, options)
         return cls(params, Curvature(loss, parts, options), metric, options)
+
+    @property
+    def apart(self) -> Apart:
+        """The mesh axes over which norms and inner products are not to be summed."""
+        return self.metric.apart
 
     def gradient(self, params: PyTree) -> PyTree:
         """grad L; cost 1."""

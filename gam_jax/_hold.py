@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from gam_jax._options import Options
+from gam_jax._shards import Apart
 from gam_jax._tree import (
     add_scaled,
     all_finite,
@@ -42,40 +43,40 @@ def nothing_held(params: PyTree) -> Held:
     return Held(optax.tree.zeros_like(params), jnp.zeros((), jnp.float32))
 
 
-def remember(options: Options, term: PyTree, updates: PyTree, held: Held) -> Held:
+def remember(options: Options, term: PyTree, updates: PyTree, held: Held, apart: Apart) -> Held:
     """What is kept of the term in place of the last one; that one stays where a step gave inf or NaN."""
-    kept = perpendicular(term, to=updates) if options.between == "look" else term
+    kept = perpendicular(term, updates, apart) if options.between == "look" else term
     new = cast_like(kept, held.term)
-    return last_finite(Held(new, cosine(new, held.term)), held)
+    return last_finite(Held(new, cosine(new, held.term, apart)), held, apart)
 
 
-def held_term(options: Options, updates: PyTree, held: Held) -> PyTree:
+def held_term(options: Options, updates: PyTree, held: Held, apart: Apart) -> PyTree:
     """What is added on a step between."""
     if options.between == "hold":
         return held.term
-    norm = global_norm(updates)
-    return scale_by(jnp.asarray(options.look_ratio, norm.dtype) * norm, normalize(held.term, 0.0))
+    norm = global_norm(updates, apart)
+    return scale_by(jnp.asarray(options.look_ratio, norm.dtype) * norm, normalize(held.term, 0.0, apart))
 
 
-def last_finite(new: PyTree, last: PyTree) -> PyTree:
+def last_finite(new: PyTree, last: PyTree, apart: Apart) -> PyTree:
     """``new`` in the dtypes of ``last``; all of ``last`` where there is inf or NaN in ``new``."""
     new = cast_like(new, last)
-    finite = jnp.isfinite(global_norm(new))
+    finite = jnp.isfinite(global_norm(new, apart))
     return jax.tree.map(lambda new, last: jnp.where(finite, new, last), new, last)
 
 
-def bound(new: PyTree, updates: PyTree, max_ratio: float | jax.Array | None) -> PyTree:
+def bound(new: PyTree, updates: PyTree, max_ratio: float | jax.Array | None, apart: Apart) -> PyTree:
     """The new updates, with what they add to the old ones shortened to ``max_ratio`` times the norm of these."""
     if max_ratio is None:
         return new
     term = subtract(new, updates)
-    norm = global_norm(term)
-    limit = jnp.asarray(max_ratio, norm.dtype) * global_norm(updates)
+    norm = global_norm(term, apart)
+    limit = jnp.asarray(max_ratio, norm.dtype) * global_norm(updates, apart)
     factor = jnp.where(norm > limit, limit, 1) / jnp.where(norm > limit, norm, 1)
     return add_scaled(updates, factor, term)
 
 
-def drop_nonfinite(new: PyTree, updates: PyTree) -> tuple[PyTree, jax.Array]:
+def drop_nonfinite(new: PyTree, updates: PyTree, apart: Apart) -> tuple[PyTree, jax.Array]:
     """The new updates, or the old ones if these are finite and the new ones not; and whether that was so."""
-    drops = all_finite(updates) & ~all_finite(new)
+    drops = all_finite(updates, apart) & ~all_finite(new, apart)
     return jax.tree.map(lambda new, old: jnp.where(drops, old, new), new, updates), drops

@@ -10,6 +10,7 @@ import numpy as np
 
 from gam_jax._calls import check_takes
 from gam_jax._checks import check_bools, check_like_params, check_number, check_params
+from gam_jax._shards import Apart
 from gam_jax._signature import readable
 from gam_jax._tree import add_scaled, global_norm, normalize, scale_by, widen
 from gam_jax._types import PyTree
@@ -28,11 +29,13 @@ class Metric:
       scaling: T, a pytree like the parameters in float32 or wider, or None for 1.
       mask: a pytree of Python bools (True takes part), or None for all.
       eps: the xi of the paper's Algorithm 1.
+      apart: the mesh axes that do not divide the leaves.
     """
 
     scaling: PyTree | None
     mask: PyTree | None
     eps: float | jax.Array
+    apart: Apart = None
 
     def _scaled(self, tree: PyTree) -> PyTree:
         if self.scaling is not None:
@@ -43,11 +46,11 @@ class Metric:
 
     def norm(self, tree: PyTree) -> jax.Array:
         """``||T x||``."""
-        return global_norm(self._scaled(tree))
+        return global_norm(self._scaled(tree), self.apart)
 
     def direction(self, tree: PyTree) -> PyTree:
         """``T^2 x / (||T x|| + eps)``, in float32 or wider; zero at zero."""
-        unit = normalize(self._scaled(tree), self.eps)
+        unit = normalize(self._scaled(tree), self.eps, self.apart)
         return unit if self.scaling is None else self._scaled(unit)
 
     def reach(self, radius: PyTree, tree: PyTree, norm: jax.Array) -> jax.Array:

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from gam_jax._calls import check_takes
 from gam_jax._loss import Arguments, Loss
 from gam_jax._options import Options
-from gam_jax._replicas import as_varying, mean_over, varying_axes
+from gam_jax._replicas import as_varying, mean_over
 from gam_jax._rows import Rows
+from gam_jax._shards import varying_axes
 from gam_jax._tree import add_scaled, cast_like, scale_by, wide_dtype, zero_if_weightless
 from gam_jax._types import GroupsBy, PyTree
 

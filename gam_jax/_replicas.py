@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from gam_jax._loss import Arguments, Loss
+from gam_jax._shards import Apart, varying_axes
 from gam_jax._tree import cast_like, scale_by, zero_if_weightless
 from gam_jax._types import PyTree
 
@@ -44,6 +46,31 @@ def mean_over(axis_name: Any, tree: PyTree, share: jax.Array | None = None) -> P
     return jax.tree.unflatten(structure, leaves)
 
 
+def axes_apart(loss: Loss, params: PyTree, arguments: Arguments, axis_name: Any) -> Apart:
+    """The axes over which devices have losses of their own; over all others parameters that vary are divided.
+
+    1. Types alone do not tell the shards of a model from the members of an ensemble; the loss does: devices that share
+       one number share one model. Where no parameter varies nothing can be divided, and the loss is not looked at.
+
+    Raises:
+      ValueError: if ``axis_name`` names an axis that the parameters are divided over: their shards are no replicas.
+    """
+    paths = jax.tree.leaves_with_path(params)
+    if not any(varying_axes(leaf) for _, leaf in paths):
+        return None
+    value, _ = jax.eval_shape(loss, params, arguments)
+    apart = varying_axes(value)
+    for path, leaf in paths:
+        divided = [name for name in _names(axis_name) if name in varying_axes(leaf) - apart]
+        if divided:
+            raise ValueError(
+                f"axis_name must name axes whose devices hold the same parameters, got axis_name={axis_name!r}, and "
+                f"params{jax.tree_util.keystr(path)} is divided over {divided[0]!r}: leave out axes over which the "
+                "loss is the same for all, as after jax.lax.pmean"
+            )
+    return apart | frozenset(_names(axis_name))
+
+
 def known_equal(axis_name: Any, x: jax.Array) -> bool:
     """Whether the type of ``x`` guarantees that all replicas hold the same values (with no axis: they do)."""
     return all(_is_tracked(name) and name not in varying_axes(x) for name in _names(axis_name))
@@ -55,13 +82,6 @@ def _is_tracked(name: Any) -> bool:
         return name in varying_axes(jax.lax.axis_index(name))
     except NameError:
         raise ValueError(f"axis_name must be an axis of a shard_map or pmap around this call, got {name!r}") from None
-
-
-def varying_axes(x: Any) -> frozenset[Any]:
-    """The mesh axes over which the type of an array (or of a shape) says that it varies."""
-    kind = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
-    manual = getattr(kind, "manual_axis_type", None)
-    return frozenset(manual.varying if manual is not None else getattr(kind, "vma", None) or ())
 
 
 def _names(axis_name: Any) -> tuple[Any, ...]:

@@ -95,30 +95,31 @@ def as_link(loss_fn: LossFn, method: Method, state_class: type[State] = State) -
 
         def mismatch(step: Step) -> jax.Array:
             own = step.point.grad if finds_own_gradient else engine.curvature.at(engine.params).grad
-            return relative_difference(engine.after(updates), engine.after(own))
+            return relative_difference(engine.after(updates), engine.after(own), engine.apart)
 
         def act() -> tuple[PyTree, Any, Any, Any, Any]:
             step = method.step(loss, engine.params, arguments, updates, values)
             new, checks = cast_like(step.update, updates), dict(state.checks)
-            memory = last_finite(engine.after(step.memory), state.memory)
+            memory = last_finite(engine.after(step.memory), state.memory, engine.apart)
             held = state.held
             if options.between != "skip":
-                held = remember(options, engine.after(subtract(new, updates)), engine.after(updates), held)
+                term = engine.after(subtract(new, updates))
+                held = remember(options, term, engine.after(updates), held, engine.apart)
             if "mismatch" in checks:
                 checks |= keep_finite({"mismatch": mismatch(step)}, {"mismatch": checks["mismatch"]})
             if options.drop_nonfinite:
-                new, drops = drop_nonfinite(new, updates)
+                new, drops = drop_nonfinite(new, updates, engine.apart)
                 checks["dropped"] += engine.after(drops.astype(jnp.float32))
             return new, keep_finite(engine.after(step.seen), state.diagnostics), held, memory, checks
 
         def rest() -> tuple[PyTree, Any, Any, Any, Any]:
             new = updates
             if options.between != "skip":
-                new = add_scaled(updates, 1.0, held_term(options, updates, state.held))
+                new = add_scaled(updates, 1.0, held_term(options, updates, state.held, engine.apart))
             return new, state.diagnostics, state.held, state.memory, dict(state.checks)
 
         new, *kept = on_interval(options.interval, state.count, act, rest)
-        new = engine.after(bound(new, updates, options.max_ratio))
+        new = engine.after(bound(new, updates, options.max_ratio, engine.apart))
         return new, type(state)(jnp.asarray(optax.safe_increment(state.count)), *kept)
 
     return optax.GradientTransformationExtraArgs(init, update)

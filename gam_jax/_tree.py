@@ -2,6 +2,7 @@
 
 Everything here accumulates in float32, or wider where a leaf is wider, whatever the dtype of the leaves.
 Norms are scaled by the largest entry, so that gradients of size 1e30 or 1e-30 neither overflow nor vanish.
+Where leaves are divided among devices, ``apart`` says which axes do not divide them (:data:`gam_jax._shards.Apart`).
 """
 
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gam_jax._shards import Apart, max_over_shards, sum_over_shards
 from gam_jax._types import PyTree
 
 
@@ -22,7 +24,7 @@ def widen(leaf: jax.Array) -> jax.Array:
     return leaf.astype(wide_dtype(leaf))
 
 
-def global_norm(tree: PyTree) -> jax.Array:
+def global_norm(tree: PyTree, apart: Apart = None) -> jax.Array:
     """The Euclidean norm over all leaves, scaled so that squares neither overflow nor underflow.
 
     1. Its derivatives at zero, of every order, are zero, not NaN. The scale cancels, so that it has none.
@@ -31,29 +33,30 @@ def global_norm(tree: PyTree) -> jax.Array:
     leaves = [widen(leaf) for leaf in jax.tree.leaves(tree) if leaf.size]
     if not leaves:
         return jnp.zeros((), dtype)
-    largest = jnp.stack([jnp.max(jnp.abs(leaf)).astype(dtype) for leaf in leaves]).max()
-    scale = jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1))
+    largest = jax.lax.stop_gradient([jnp.max(jnp.abs(leaf)).astype(dtype) for leaf in leaves])
+    largest = max_over_shards(largest, apart)
+    scale = jnp.where(largest > 0, largest, 1)
     squares = [jnp.sum(jnp.square(leaf / scale.astype(leaf.dtype))).astype(dtype) for leaf in leaves]
-    total = jnp.stack(squares).sum()
+    total = sum_over_shards(squares, apart)
     return jnp.where(total == 0, 0, scale * jnp.sqrt(jnp.where(total == 0, 1, total)))
 
 
-def all_finite(tree: PyTree) -> jax.Array:
+def all_finite(tree: PyTree, apart: Apart = None) -> jax.Array:
     """Whether there is neither inf nor NaN in any leaf."""
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.stack([jnp.asarray(True), *finite]).all()
+    bad = [jnp.any(~jnp.isfinite(leaf)).astype(jnp.int32) for leaf in jax.tree.leaves(tree)]
+    return sum_over_shards([jnp.zeros((), jnp.int32), *bad], apart) == 0
 
 
-def inner_product(a: PyTree, b: PyTree) -> jax.Array:
+def inner_product(a: PyTree, b: PyTree, apart: Apart = None) -> jax.Array:
     """The Euclidean inner product over all leaves."""
     dtype = wide_dtype(*jax.tree.leaves((a, b)))
     products = jax.tree.map(lambda x, y: jnp.sum(x.astype(dtype) * y.astype(dtype)), a, b)
-    return jnp.stack([jnp.zeros((), dtype), *jax.tree.leaves(products)]).sum()
+    return sum_over_shards([jnp.zeros((), dtype), *jax.tree.leaves(products)], apart)
 
 
-def normalize(tree: PyTree, eps: float | jax.Array) -> PyTree:
+def normalize(tree: PyTree, eps: float | jax.Array, apart: Apart = None) -> PyTree:
     """``x / (||x|| + eps)`` in float32 or wider; zero at zero, and so are its derivatives there."""
-    norm = global_norm(tree)
+    norm = global_norm(tree, apart)
     divisor = jnp.where(norm == 0, 1, norm) + jnp.asarray(eps, norm.dtype)
     return scale_by(jnp.where(norm == 0, 0, 1 / divisor), tree)
 
@@ -87,9 +90,9 @@ def subtract(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: widen(x) - widen(y), a, b)
 
 
-def relative_difference(tree: PyTree, to: PyTree) -> jax.Array:
+def relative_difference(tree: PyTree, to: PyTree, apart: Apart = None) -> jax.Array:
     """``|tree - to| / |to|``; 0 where both are zero, and infinite where only ``to`` is."""
-    difference, norm = global_norm(subtract(tree, to)), global_norm(to)
+    difference, norm = global_norm(subtract(tree, to), apart), global_norm(to, apart)
     return jnp.where(difference == 0, 0, difference / norm)
 
 
@@ -98,16 +101,16 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
 
 
-def cosine(a: PyTree, b: PyTree) -> jax.Array:
+def cosine(a: PyTree, b: PyTree, apart: Apart = None) -> jax.Array:
     """The cosine of the angle between two trees; 0 where one of them is zero."""
-    return inner_product(_unit(a), _unit(b))
+    return inner_product(_unit(a, apart), _unit(b, apart), apart)
 
 
-def perpendicular(tree: PyTree, to: PyTree) -> PyTree:
+def perpendicular(tree: PyTree, to: PyTree, apart: Apart = None) -> PyTree:
     """The component of ``tree`` orthogonal to ``to``; all of it where ``to`` is zero."""
-    unit = _unit(to)
-    return add_scaled(scale_by(1.0, tree), -inner_product(tree, unit), unit)
+    unit = _unit(to, apart)
+    return add_scaled(scale_by(1.0, tree), -inner_product(tree, unit, apart), unit)
 
 
-def _unit(tree: PyTree) -> PyTree:
-    return normalize(tree, 0.0)
+def _unit(tree: PyTree, apart: Apart) -> PyTree:
+    return normalize(tree, 0.0, apart)

@@ -54,8 +54,8 @@ def as_value_and_grad(loss_fn: LossFn, method: Method, has_diagnostics: bool) ->
             point, update, seen, new_memory = method.step(loss, engine.params, arguments, None, values)
             update = cast_like(update, engine.params)
             if options.drop_nonfinite:
-                update, _ = drop_nonfinite(update, point.grad)
-            update = bound(update, point.grad, options.max_ratio)
+                update, _ = drop_nonfinite(update, point.grad, engine.apart)
+            update = bound(update, point.grad, options.max_ratio, engine.apart)
             memory_like = cast_like(new_memory, memory) if method.memory else ()
             return (point.value, point.aux), update, as_diagnostics(seen), memory_like
 

@@ -70,11 +70,18 @@ def collectives(program: Program, devices: int) -> dict[str, Collective]:
       devices: how many take part, where an instruction does not say.
     """
     found: dict[str, Collective] = collections.defaultdict(Collective)
+    seen = set()
     for executed in program.executed(matmul_flops):
         instruction = executed.instruction
         kind = instruction.opcode.removesuffix("-start")
         if kind not in COLLECTIVES or instruction.opcode.endswith("-done"):
             continue
+        if executed.fused:  # a TPU runs one behind several fusions, each of which names it
+            channel = re.search(r"channel_id=\d+", instruction.attributes)
+            one = (kind, executed.times, channel and channel[0], *[array[:2] for array in instruction.results])
+            if one in seen:
+                continue
+            seen.add(one)
         size = group_size(instruction.attributes, devices)
         inputs = [program.operand(executed, i) for i in range(len(instruction.operands))]
         # a -start makes a tuple of its inputs and results (and of what it needs to wait); sizes follow from the inputs

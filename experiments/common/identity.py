@@ -43,6 +43,7 @@ def _read(kind: Any, value: Any) -> Any:
         return _read(get_args(kind)[0], value)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         types = get_type_hints(kind, include_extras=True)
+        value = getattr(kind, "modern", lambda fields: fields)(value)  # records of older versions
         return kind(**{name: _read(types.get(name), field) for name, field in value.items()})
     if get_origin(kind) in (Union, UnionType):
         others = [one for one in get_args(kind) if one is not NoneType]

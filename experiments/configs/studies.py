@@ -2,7 +2,7 @@
 
 Command: python -m experiments.main compare --config digits
 Run time: 5 to 90 minutes on 2 CPU cores, the demonstration less than 3; core hours are in each report.
-Expected: experiments/results/studies, and experiments/README.md for the demonstration.
+Expected: experiments/results/studies, and docs/results.md for the demonstration.
 """
 
 import dataclasses

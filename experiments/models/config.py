@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from experiments.common.errors import require
 
@@ -29,6 +29,10 @@ ModelName = Literal[
 """Networks."""
 
 
+Remat = Literal["auto", "none", "dots", "dots_no_batch", "all"]
+"""What the backward passes of a block compute anew, rather than keep; the ladder is in ``experiments.models.remat``."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A network. An option that a network does not have is refused."""
@@ -43,8 +47,10 @@ class ModelConfig:
     """Widths of the hidden layers of mlp."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters, statistics and logits are float32."""
-    remat: bool = False
-    """Compute the activations of each block anew in the backward pass, for less memory."""
+    remat: Remat = "auto"
+    """What backward passes compute anew in each block, for less memory: nothing, all but matrix products (dots), these
+    too where they have a batch (dots_no_batch: attention), or all. auto is dots_no_batch for scanned layers with a
+    method that has Hessian-vector products or with divided parameters, else none."""
     unroll: bool = False
     """Write out the layers of a ViT rather than scan over them: GAM costs 6 gradients rather than 7, compiling more."""
     dropout: float = 0.0
@@ -53,6 +59,13 @@ class ModelConfig:
     """Probability of dropping the last residual branch; linearly less for the ones before it."""
     pretrained: Path | None = None
     """Start from the weights in this .safetensors file."""
+
+    @staticmethod
+    def modern(fields: dict[str, Any]) -> dict[str, Any]:
+        """Fields of an older record as this version has them: ``remat`` was a bool."""
+        older = {False: "auto", True: "all"}
+        remat = fields.get("remat")
+        return {**fields, "remat": older[remat]} if isinstance(remat, bool) else fields
 
     def __post_init__(self):
         require(math.isfinite(self.width) and self.width > 0, f"model.width must be a number > 0, got {self.width}")

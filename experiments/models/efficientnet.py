@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.models.config import ModelConfig
+from experiments.models.config import ModelConfig, Remat
 from experiments.models.functional import Model, functional, run_blocks
 from experiments.models.layers import BatchNorm, classifier, drop_path, drop_path_rates, dropout, global_mean, scaled
 
@@ -64,7 +64,8 @@ class _EfficientNet(nnx.Module):
         features = scaled(1280, config.width, 8)
         self.top = _ConvNorm(channels, features, 1, dtype=config.dtype, rngs=rngs)
         self.classifier = classifier(features, num_classes, rngs)
-        self.dropout, self.remat = config.dropout, config.remat
+        self.dropout = config.dropout
+        self.remat: Remat = config.remat
 
     def __call__(self, images: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
         blocks_key, dropout_key = (None, None) if key is None else jax.random.split(key)

@@ -8,7 +8,7 @@ PyramidNet-110 with alpha 270 has blocks of two 3 x 3 convolutions (the paper's 
 import jax
 from flax import nnx
 
-from experiments.models.config import ModelConfig
+from experiments.models.config import ModelConfig, Remat
 from experiments.models.functional import Model, functional, run_blocks
 from experiments.models.layers import BatchNorm, classifier, conv, global_mean, pad_channels, scaled
 
@@ -50,7 +50,7 @@ class PyramidNet(nnx.Module):
     """Convolution and BN, three stages of blocks, BN-ReLU, mean over all pixels, linear classifier."""
 
     def __init__(self, depth: int, alpha: int, config: ModelConfig, channels: int, num_classes: int, rngs: nnx.Rngs):
-        self.remat = config.remat
+        self.remat: Remat = config.remat
         features = scaled(16, config.width)
         self.stem = conv(channels, features, 3, dtype=config.dtype, rngs=rngs)
         self.stem_norm = BatchNorm(features)

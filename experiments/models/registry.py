@@ -39,6 +39,12 @@ _MODELS: dict[str, _Entry] = {
     "swin_t": _Entry(swin_t, _ALL_BUT_MLP | {"drop_path", "pretrained"}),
 }
 
+
+def scans(config: ModelConfig) -> bool:
+    """Whether the network scans over its layers, rather than write them out."""
+    return "unroll" in _MODELS[config.name].options and not config.unroll
+
+
 NAMES: tuple[str, ...] = tuple(_MODELS)
 """Every network."""
 

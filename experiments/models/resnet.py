@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.models.config import ModelConfig
+from experiments.models.config import ModelConfig, Remat
 from experiments.models.functional import Model, functional, run_blocks
 from experiments.models.layers import BatchNorm, classifier, conv, global_mean, pad_channels, scaled
 
@@ -138,7 +138,8 @@ class ResNet(nnx.Module):
         num_classes: int,
         rngs: nnx.Rngs,
     ):
-        self.remat, self.large = config.remat, max(image_shape[:2]) > LARGEST_CIFAR_IMAGE
+        self.remat: Remat = config.remat
+        self.large = max(image_shape[:2]) > LARGEST_CIFAR_IMAGE
         features = scaled(architecture.stem, config.width)
         size, stride = (7, 2) if self.large else (3, 1)
         self.stem = ConvNorm(image_shape[2], features, size, stride=stride, dtype=config.dtype, rngs=rngs)

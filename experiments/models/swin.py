@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments.models.config import ModelConfig
+from experiments.models.config import ModelConfig, Remat
 from experiments.models.functional import Model, functional, run_blocks
 from experiments.models.layers import classifier, drop_path, drop_path_rates, global_mean, scaled
 
@@ -50,7 +50,7 @@ class _Swin(nnx.Module):
         self.stages, self.merges = nnx.List(stages), nnx.List(merges)
         self.norm = _layer_norm(width, dtype, rngs)
         self.classifier = classifier(width, num_classes, rngs, stddev=0.02)
-        self.remat = config.remat
+        self.remat: Remat = config.remat
 
     def __call__(self, images: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
         x = self.embed_norm(self.embed(_pad_to_multiple(images, PATCH)))

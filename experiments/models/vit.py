@@ -24,9 +24,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.common.errors import require
-from experiments.models.config import ModelConfig
+from experiments.models.config import ModelConfig, Remat
 from experiments.models.functional import Model, functional
 from experiments.models.layers import classifier, drop_path, drop_path_rates, dropout, scaled
+from experiments.models.remat import rematerialised
+from experiments.models.shards import gathered
 
 
 class Architecture(NamedTuple):
@@ -77,7 +79,8 @@ def model(
         f"{config.name!r} needs images whose height and width are multiples of {architecture.patch}, "
         f"got {image_shape[0]} x {image_shape[1]}",
     )
-    return functional(lambda rngs: VisionTransformer(architecture, config, image_shape, num_classes, rngs), config)
+    make = lambda rngs: VisionTransformer(architecture, config, image_shape, num_classes, rngs)  # noqa: E731
+    return functional(make, config, stacked="blocks")
 
 
 def _linear(features_in: int, features: int, dtype: str, rngs: nnx.Rngs) -> nnx.Linear:
@@ -126,7 +129,8 @@ class VisionTransformer(nnx.Module):
     ):
         patch, embedding, heads, depth = architecture
         self.depth = config.depth or depth
-        self.remat, self.unroll, self.dropout = config.remat, config.unroll, config.dropout
+        self.unroll, self.dropout = config.unroll, config.dropout
+        self.remat: Remat = config.remat
         self.rates = tuple(drop_path_rates(config.drop_path, self.depth))
         features = scaled(embedding, config.width, heads)
         tokens = 1 + (image_shape[0] // patch) * (image_shape[1] // patch)
@@ -142,7 +146,9 @@ class VisionTransformer(nnx.Module):
         )
         self.class_token = nnx.Param(truncated_normal(rngs.params(), (1, 1, features)))
         self.positions = nnx.Param(truncated_normal(rngs.params(), (1, tokens, features)))
+        self.dtype = config.dtype
         self.blocks = _stack(lambda rngs: Block(features, heads, config.dtype, rngs), self.depth, rngs)
+        self.block_shapes = tuple(leaf.shape[1:] for leaf in jax.tree.leaves(nnx.split(self.blocks)[1]))
         self.norm = _layer_norm(features, config.dtype, rngs)
         self.head = classifier(features, num_classes, rngs, stddev=0.02)
 
@@ -161,10 +167,11 @@ class VisionTransformer(nnx.Module):
 
         def step(x: jax.Array, layer: tuple[nnx.State, jax.Array, jax.Array | None]) -> tuple[jax.Array, None]:
             params, rate, keys = layer
+            params = gathered(params, self.block_shapes, self.dtype)
             return nnx.merge(graph, params)(x, rate, keys), None
 
         keys = None if key is None else jax.random.split(key, (self.depth, 2))
-        step = jax.checkpoint(step, prevent_cse=self.unroll) if self.remat else step
+        step = rematerialised(step, self.remat, prevent_cse=self.unroll)
         layers = (params, jnp.array(self.rates), keys)
         if not self.unroll:
             return jax.lax.scan(step, x, layers)[0]

@@ -12,7 +12,7 @@ runs. Weights are He-normal by fan-out.
 import jax
 from flax import nnx
 
-from experiments.models.config import ModelConfig
+from experiments.models.config import ModelConfig, Remat
 from experiments.models.functional import Model, functional, run_blocks
 from experiments.models.layers import BatchNorm, classifier, conv, global_mean, scaled
 
@@ -53,7 +53,7 @@ class WideResNet(nnx.Module):
     """Convolution, three stages of blocks, BN-ReLU, mean over all pixels, linear classifier."""
 
     def __init__(self, depth: int, factor: int, config: ModelConfig, channels: int, num_classes: int, rngs: nnx.Rngs):
-        self.remat = config.remat
+        self.remat: Remat = config.remat
         features = scaled(16, config.width)
         self.stem = conv(channels, features, 3, dtype=config.dtype, rngs=rngs)
         self.blocks = nnx.List([])

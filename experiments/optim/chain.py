@@ -27,20 +27,26 @@ class Chain(NamedTuple):
       tx: takes the clean gradient of the loss, and the loss's other arguments as extra arguments by name.
       learning_rate: of each step.
       links: names of the links before the base optimizer, in their order.
+      value_and_grad: ``(params, count, **arguments) -> ((loss, aux), gradient, saw)``, of which ``tx`` takes the
+        gradient and, by name, ``saw``, what the method saw if it acted at once.
     """
 
     tx: optax.GradientTransformationExtraArgs
     learning_rate: Callable[[Any], Any]
     links: tuple[str, ...]
+    value_and_grad: Callable[..., Any]
 
 
-def build(config: OptimConfig, loss_fn: Callable[..., Any], steps: int, **options: Any) -> Chain:
+def build(
+    config: OptimConfig, loss_fn: Callable[..., Any], steps: int, *, at_once: bool = False, **options: Any
+) -> Chain:
     """The optax chain: the method's links (SAM before GAM), then the base optimizer with its weight decay.
 
     Args:
       config: what to build.
       loss_fn: the loss of the parameters and of named arguments.
       steps: number of training steps, after which the learning rate is 0.
+      at_once: compute gradient and link in one function, if the method and its options allow it. The state is the same.
       **options: of the method's links, see :class:`gam_jax.Options`; has_aux, if the loss returns something beside its
         value.
     """
@@ -51,26 +57,76 @@ def build(config: OptimConfig, loss_fn: Callable[..., Any], steps: int, **option
 
     shared = {name: getattr(config, name) for name in ("between", "look_ratio", "max_ratio", "groups")}
     options = {**shared, "interval": acting(config, steps), "share": config.curvature_share, **options}
-    links = _links(config, loss_fn, lambda rho: _radius(config.rho_schedule, rho, relative), options)
+    numbers = {name: getattr(config, name) for name in METHODS[config.method].own}
+    for name in numbers:
+        if name.endswith("rho"):
+            numbers[name] = _radius(config.rho_schedule, numbers[name], relative)
+    links = _links(config, loss_fn, numbers, options)
     if config.base == "sgd":
         base = [optax.add_decayed_weights(config.weight_decay), optax.sgd(learning_rate, config.momentum)]
     else:
         matrices = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)  # noqa: E731
         base = [optax.adamw(learning_rate, config.momentum, weight_decay=config.weight_decay, mask=matrices)]
-    return Chain(optax.chain(*links.values(), *base), learning_rate, tuple(links))
+    value_and_grad = gradient_alone(loss_fn)
+    if at_once and METHODS[config.method].at_once and _acts_alone(options):
+        value_and_grad, links = _at_once(config, loss_fn, numbers, options, links)
+    return Chain(optax.chain(*links.values(), *base), learning_rate, tuple(links), value_and_grad)
+
+
+def gradient_alone(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``(params, count, **arguments) -> ((loss, aux), gradient, None)``: the links see to the rest."""
+
+    def value_and_grad(params: Any, count: Any, **arguments: Any) -> Any:
+        del count
+        return *jax.value_and_grad(loss_fn, has_aux=True)(params, **arguments), None
+
+    return value_and_grad
 
 
 def _links(
-    config: OptimConfig, loss_fn: Callable[..., Any], radius: Callable[[Any], Any], options: dict[str, Any]
+    config: OptimConfig, loss_fn: Callable[..., Any], numbers: dict[str, Any], options: dict[str, Any]
 ) -> dict[str, optax.GradientTransformationExtraArgs]:
     """What comes before the base optimizer, by name."""
-    method, links = METHODS[config.method], {}
-    values = {name: getattr(config, name) for name in method.own}
-    numbers = {name: radius(value) if name.endswith("rho") else value for name, value in values.items()}
-    for name, link in method.links.items():
-        more = {"ascent_hvp": config.ascent_hvp} if name == "gam" else {}
-        links[name] = link(loss_fn, numbers, {**more, **options})
+    links = {}
+    for name, link in METHODS[config.method].links.items():
+        links[name] = link(loss_fn, numbers, {**_of_gam(config, name), **options})
     return links
+
+
+def _of_gam(config: OptimConfig, link: str) -> dict[str, Any]:
+    return {"ascent_hvp": config.ascent_hvp} if link == "gam" else {}
+
+
+def _acts_alone(options: dict[str, Any]) -> bool:
+    """Whether the method acts on every step of a program, with nothing to keep for others, on the batch as a whole."""
+    parts = (options["groups"], options["share"], options.get("num_microbatches", 1))
+    return options["interval"] in (1, always) and options["between"] == "skip" and parts == (1, 1, 1)
+
+
+def _at_once(
+    config: OptimConfig, loss_fn: Callable[..., Any], numbers: Any, options: dict[str, Any], links: dict[str, Any]
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Gradient and link in one function, and a link that keeps what it saw.
+
+    1. A link cannot share the caller's gradient where the loss scans over layers; the function need not.
+    """
+    ((name, link),) = links.items()
+    absent = ("interval", "between", "look_ratio", "groups", "share")
+    given = {key: value for key, value in options.items() if key not in absent}
+    make = METHODS[config.method].at_once
+    assert make is not None
+    function = make(loss_fn, numbers, {**_of_gam(config, name), **given, "has_diagnostics": True})
+
+    def update(updates: Any, state: Any, params: Any = None, *, saw: Any = None, **arguments: Any) -> tuple[Any, Any]:
+        del params, arguments
+        kept = jax.tree.map(lambda new, old: jnp.where(jnp.isfinite(new), new, old), saw, state.diagnostics)
+        kept = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), kept)
+        return updates, state._replace(count=optax.safe_increment(state.count), diagnostics=kept)
+
+    def value_and_grad(params: Any, count: Any, **arguments: Any) -> Any:
+        return function(params, count=count, **arguments)
+
+    return value_and_grad, {name: optax.GradientTransformationExtraArgs(link.init, update)}
 
 
 def acting(config: OptimConfig, steps: int) -> int | Callable[[Any], Any]:
@@ -112,8 +168,20 @@ def phases(rests: bool) -> dict[bool, dict[str, Any]]:
     A branch inside one program would cost more: it cannot share the gradient outside, and XLA's convolutions are up to
     25 times slower in a branch on the CPU (jax issue 12868).
     """
-    every = {acts: {"interval": lambda count, acts=acts: acts} for acts in (True, False)}
+    every = {True: {"interval": always}, False: {"interval": never}}
     return every if rests else {True: every[True]}
+
+
+def always(count: Any) -> bool:
+    """The interval of a program whose steps all act."""
+    del count
+    return True
+
+
+def never(count: Any) -> bool:
+    """The interval of a program on whose steps nothing acts."""
+    del count
+    return False
 
 
 def make_chain(optim: OptimConfig, loss_fn: Callable[..., Any], steps: int, **options: Any) -> Chain:

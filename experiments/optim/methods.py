@@ -29,6 +29,8 @@ class Row(NamedTuple):
       own: its hyper-parameters beside those of the base optimizer, with their values in a config. None is the value
         that the config gives to all its methods (``SHARED``).
       links: what comes before the base optimizer, by name.
+      at_once: for a method with Hessian-vector products, gradient and link in one function, which shares their passes
+        by construction (:func:`gam_jax.gam_value_and_grad`); made as a link is.
       shares: those of its hyper-parameters that are shares: values above 1 in a common grid are not for them.
     """
 
@@ -38,6 +40,12 @@ class Row(NamedTuple):
     own: Mapping[str, float | None]
     links: dict[str, Link]
     shares: tuple[str, ...] = ()
+    at_once: Callable[..., Any] | None = None
+
+    @property
+    def second_order(self) -> bool:
+        """Whether it has Hessian-vector products."""
+        return "gam" in self.links or self.at_once is not None
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
@@ -63,7 +71,16 @@ def _gam(loss_fn: Callable[..., Any], n: Mapping[str, Any], options: Mapping[str
 METHODS: dict[str, Row] = {
     "plain": Row("SGD", "#555555", 0, {}, {}),
     "sam": Row("SAM", "#0072b2", 1, {"sam_rho": None}, {"sam": _sam}),
-    "gam": Row("GAM", "#d55e00", 2, {"gam_rho": None, "gam_alpha": None}, {"gam": _gam}),
+    "gam": Row(
+        "GAM",
+        "#d55e00",
+        2,
+        {"gam_rho": None, "gam_alpha": None},
+        {"gam": _gam},
+        at_once=lambda loss_fn, n, options: gam_jax.gam_value_and_grad(
+            loss_fn, n["gam_rho"], n["gam_alpha"], **options
+        ),
+    ),
     "sam+gam": Row(
         "SAM + GAM",
         "#009e73",
@@ -107,6 +124,9 @@ METHODS: dict[str, Row] = {
                 loss_fn, n["strength"], **options
             )
         },
+        at_once=lambda loss_fn, n, options: gam_jax.gradient_norm_penalty_value_and_grad(
+            loss_fn, n["strength"], **options
+        ),
     ),
     "c_flat": Row(
         "C-Flat",

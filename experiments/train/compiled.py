@@ -18,8 +18,9 @@ from experiments.optim.chain import acts, make_chain, phases
 from experiments.optim.config import OptimConfig
 from experiments.train.mesh import Mesh
 from experiments.train.setup import Setup
+from experiments.train.shards import gathers, loss_of_all, on_shards
 from experiments.train.state import AVERAGING, Sums, TrainState, initial_state, initial_weights
-from experiments.train.step import evaluation_step, running_statistics, train_step
+from experiments.train.step import LossFn, evaluation_step, running_statistics, train_step
 
 HIDING = ("__cublas", "__cudnn", "__onednn")
 """Calls of libraries that compute products."""
@@ -27,12 +28,15 @@ Step = Callable[..., TrainState]
 """``(optim, seed, state, batch) -> state``, or with other data in the place of the batch."""
 
 
-def make_step(setup: Setup, **options: Any) -> Step:
-    """The training step, of which the method's numbers and the seed are arguments; for the options see `make_chain`."""
+def make_step(setup: Setup, loss_fn: LossFn | None = None, **options: Any) -> Step:
+    """The training step, of which the method's numbers and the seed are arguments; for the options see `make_chain`.
+
+    Where layers are scanned over, gradient and method are computed at once if they can be.
+    """
 
     def training_step(optim: OptimConfig, seed: jax.Array, state: TrainState, batch: Batch) -> TrainState:
-        tx = make_chain(optim, setup.loss_fn, setup.steps, **options).tx
-        return train_step(setup.config, setup.seen, setup.loss_fn, tx, state, batch, seed)
+        chain = make_chain(optim, loss_fn or setup.loss_fn, setup.steps, at_once=setup.scans, **options)
+        return train_step(setup.config, setup.seen, chain.value_and_grad, chain.tx, state, batch, seed)
 
     return training_step
 
@@ -50,7 +54,7 @@ class TaskPrograms:
         self.mesh = mesh
         self._num_classes = setup.pipeline.data_set.num_classes
         weights = functools.partial(initial_weights, setup.model.init)
-        layout = mesh.state(jax.eval_shape(weights, 0))
+        layout = mesh.state(jax.eval_shape(weights, 0), setup.model.stacked)
         self.weights = jax.jit(weights, out_shardings=layout)
         refresh = functools.partial(running_statistics, setup.model, setup.seen)
         self.refresh = jax.jit(refresh, out_shardings=layout[1])
@@ -80,7 +84,7 @@ class MethodPrograms:
     def __init__(self, setup: Setup, task: TaskPrograms):
         self.setup, self.task = setup, task
         shapes = jax.eval_shape(setup.init)
-        self._layout = task.mesh.state(shapes)
+        self._layout = task.mesh.state(shapes, setup.model.stacked)
         self.abstract: TrainState = jax.tree.map(_lying, shapes, self._layout)
         averaging = AVERAGING[setup.config.averaging]
         initial = functools.partial(initial_state, setup.chain.tx.init, setup.config.averaging)
@@ -88,6 +92,13 @@ class MethodPrograms:
         self.validate = jax.jit(averaging.validate, out_shardings=self._layout.averaging)
         self.average = jax.jit(averaging.average, out_shardings=self._layout.params)
         self._compiled: dict[bool, Any] = {}
+
+    def step(self, **options: Any) -> Step:
+        """The training step as :func:`make_step` makes it; on shards, where the network gathers its parameters."""
+        setup, mesh = self.setup, self.task.mesh
+        if not gathers(setup, mesh):
+            return make_step(setup, **options)
+        return on_shards(make_step(setup, loss_of_all(setup.loss_fn), **options), mesh, self._layout)
 
     def lower(self, step: Step, *data: Any, donate: bool = True) -> Any:
         """Traces a step, for a batch if no data are given; the mesh may be of devices that do not exist."""
@@ -115,7 +126,7 @@ class MethodPrograms:
         """
         start = time.perf_counter()
         found: dict[bool, dict[str, Any]] = phases(self.setup.config.optim.rests) if by_step else {True: {}}
-        steps = {acts: wrap(make_step(self.setup, **options)) for acts, options in found.items()}
+        steps = {acts: wrap(self.step(**options)) for acts, options in found.items()}
         self._compiled = {acts: self.lower(step, *data, donate=donate).compile() for acts, step in steps.items()}
         return time.perf_counter() - start
 

@@ -19,7 +19,9 @@ class DevicesConfig:
     """Where a run computes; it changes how fast, not what (but for rounding)."""
 
     fsdp: int = 1
-    """Devices among which parameters and optimizer state are divided; the others hold copies of them."""
+    """Above 1, parameters and optimizer state are divided: those of a ViT among all devices, which gather them layer by
+    layer, along one side of a mesh with so many columns after the other (4 for a TPU slice of 4x4); those of other
+    networks among so many devices, of which the others hold copies, and XLA moves them as it will."""
     multihost: bool = False
     """This is one of several processes. TPU pods, Slurm and Open MPI are recognised; elsewhere set the environment
     variables JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID."""

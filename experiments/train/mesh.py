@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments.common.errors import UserError, require
+from experiments.models.shards import AXES
 from experiments.train.config import DevicesConfig
 
 T = TypeVar("T")
@@ -25,24 +26,42 @@ class Mesh(NamedTuple):
     @property
     def batch(self) -> NamedSharding:
         """Examples, over all devices."""
-        return NamedSharding(self.devices, PartitionSpec(("data", "fsdp")))
+        return NamedSharding(self.devices, PartitionSpec(AXES))
 
     @property
     def everywhere(self) -> NamedSharding:
         """A copy on every device."""
         return NamedSharding(self.devices, PartitionSpec())
 
-    def state(self, tree: Any) -> Any:
-        """Where each array of a state lies: its longest divisible axis is divided over the columns of the mesh."""
-        return jax.tree.map(lambda leaf: NamedSharding(self.devices, self._spec(leaf.shape)), tree)
+    def state(self, tree: Any, stacked: str | None = None) -> Any:
+        """Where each array of a state lies: its longest divisible axis is divided over the columns of the mesh.
 
-    def _spec(self, shape: tuple[int, ...]) -> PartitionSpec:
-        columns = self.devices.shape["fsdp"]
-        divisible = [axis for axis, length in enumerate(shape) if length % columns == 0]
-        if columns == 1 or int(np.prod(shape)) < _SMALL or not divisible:
-            return PartitionSpec()
-        longest = max(divisible, key=lambda axis: shape[axis])
-        return PartitionSpec(*("fsdp" if axis == longest else None for axis in range(len(shape))))
+        A network whose layers are ``stacked`` under that name gathers its parameters itself, so that they are divided
+        over the rows as well. Of its layers matrices are divided along the first axis that can be, and vectors, each
+        of which would take a message, are copied.
+        """
+        gathers = stacked is not None and self.devices.shape["fsdp"] > 1
+
+        def place(path: Any, leaf: Any) -> NamedSharding:
+            if gathers and any(getattr(entry, "key", None) == stacked for entry in path):
+                return NamedSharding(self.devices, self._of_layers(leaf.shape))
+            return NamedSharding(self.devices, self._spec(leaf.shape, AXES if gathers else "fsdp"))
+
+        return jax.tree.map_with_path(place, tree)
+
+    def _spec(self, shape: tuple[int, ...], over: str | tuple[str, ...]) -> PartitionSpec:
+        divisible = self._divisible(shape, over)
+        return _divided(shape, max(divisible, key=lambda axis: shape[axis]), over) if divisible else PartitionSpec()
+
+    def _of_layers(self, shape: tuple[int, ...]) -> PartitionSpec:
+        divisible = [axis for axis in self._divisible(shape, AXES) if axis > 0]
+        return _divided(shape, divisible[0], AXES) if divisible and len(shape) > 2 else PartitionSpec()
+
+    def _divisible(self, shape: tuple[int, ...], over: str | tuple[str, ...]) -> list[int]:
+        """The axes of an array that can be divided, if that is worth it."""
+        parts = int(np.prod([self.devices.shape[name] for name in ([over] if isinstance(over, str) else over)]))
+        worth = parts > 1 and int(np.prod(shape)) >= _SMALL
+        return [axis for axis, length in enumerate(shape) if worth and length % parts == 0]
 
     def put(self, batch: Any) -> Any:
         """Global arrays of a batch, of which every process has its own rows."""
@@ -51,6 +70,10 @@ class Mesh(NamedTuple):
     def copy(self, numbers: Any) -> Any:
         """Copies on every device of arrays that every process has."""
         return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(self.everywhere, leaf), numbers)
+
+
+def _divided(shape: tuple[int, ...], axis: int, over: str | tuple[str, ...]) -> PartitionSpec:
+    return PartitionSpec(*(over if i == axis else None for i in range(len(shape))))
 
 
 def start(config: DevicesConfig) -> None:
@@ -86,7 +109,7 @@ def make_mesh(config: DevicesConfig, batch_size: int, devices: Sequence[Any] | N
         batch_size % count == 0, f"batch_size must be divisible by the number of devices, {count}, got {batch_size}"
     )
     shape = (count // config.fsdp, config.fsdp)
-    return Mesh(jax.make_mesh(shape, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto), devices=devices))
+    return Mesh(jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices))
 
 
 def is_first() -> bool:

@@ -1,5 +1,6 @@
 """From the config of a run to everything that it is made of, before any number is computed."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,8 +9,11 @@ import jax
 from experiments.common.errors import require
 from experiments.data import Array, Part, Pipeline, augment, open_data
 from experiments.models import registry as models
+from experiments.models.config import ModelConfig
 from experiments.models.registry import Model
+from experiments.models.remat import resolve
 from experiments.optim.chain import Chain, make_chain
+from experiments.optim.methods import METHODS
 from experiments.train.config import TrainConfig
 from experiments.train.state import TrainState, initial_state, initial_weights
 from experiments.train.step import LossFn, make_loss, normalise
@@ -37,6 +41,11 @@ class Setup(NamedTuple):
     chain: Chain
     steps: int
     init: Callable[[], TrainState]
+
+    @property
+    def scans(self) -> bool:
+        """Whether the network scans over its layers."""
+        return models.scans(self.config.model)
 
     @property
     def half_time(self) -> int:
@@ -97,7 +106,7 @@ def assemble(config: TrainConfig, pipeline: Pipeline) -> Setup:
     crop = data_set.in_memory  # the others come cropped at random
     augmented = augment.build(config.data.augment, data_set.image_shape, fill=fill, crop=crop)
     _check_fits(config, data_set.image_shape, steps)
-    model = models.build(config.model, data_set.image_shape, data_set.num_classes)
+    model = models.build(_network(config), data_set.image_shape, data_set.num_classes)
     loss_fn = make_loss(model, config.label_smoothing)
     chain = make_chain(config.optim, loss_fn, steps)
 
@@ -114,6 +123,17 @@ def assemble(config: TrainConfig, pipeline: Pipeline) -> Setup:
         steps=steps,
         init=init,
     )
+
+
+def _network(config: TrainConfig) -> ModelConfig:
+    """The network, with what "auto" stands for."""
+    remat = resolve(
+        config.model.remat,
+        scanned=models.scans(config.model),
+        second_order=METHODS[config.optim.method].second_order,
+        divided=config.devices.fsdp > 1,
+    )
+    return dataclasses.replace(config.model, remat=remat)
 
 
 _SMALLEST = 16

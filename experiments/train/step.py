@@ -69,7 +69,7 @@ def make_measured_loss(model: Model, data_set: DataSet) -> Callable[[Any, Batch,
 def train_step(
     config: TrainConfig,
     seen: Callable[[jax.Array, Array], jax.Array],
-    loss_fn: LossFn,
+    value_and_grad: Callable[..., Any],
     tx: optax.GradientTransformationExtraArgs,
     state: TrainState,
     batch: Batch,
@@ -77,7 +77,8 @@ def train_step(
 ) -> TrainState:
     """One step of the optimizer on one batch of pixels. Randomness follows from the seed and the step alone.
 
-    The seed is that of the config, unless another one is given: an argument of a program that is compiled once for all.
+    Gradient and optimizer are those of a chain (:class:`experiments.optim.chain.Chain`). The seed is that of the
+    config, unless another one is given: an argument of a program that is compiled once for all.
     """
     seed_key = jax.random.key(config.seed if seed is None else seed)
     key = jax.random.fold_in(jax.random.fold_in(seed_key, 1), state.step)
@@ -85,8 +86,8 @@ def train_step(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(augmentation, batch.index)
     images = seen(keys, batch.image)
     arguments = {"batch": batch._replace(image=images), "model_state": state.model_state, "key": network}
-    (loss, (logits, model_state)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params, **arguments)
-    updates, opt_state = tx.update(gradient, state.opt_state, state.params, **arguments)
+    (loss, (logits, model_state)), gradient, saw = value_and_grad(state.params, state.step, **arguments)
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params, saw=saw, **arguments)
     params = optax.apply_updates(state.params, updates)
 
     size = len(batch.label)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gam_jax._curvature import Point
 from gam_jax._engine import Engine
+from gam_jax._shards import Apart
 from gam_jax._transform import Diagnostics
 from gam_jax._tree import cosine, global_norm, scale_by, subtract
 from gam_jax._types import PyTree
@@ -37,13 +38,13 @@ def four_gradients(engine: Engine, updates: PyTree | None, rho: PyTree, rho_prim
     g3 = engine.gradient(engine.ascend(w2, g2, rho_prime))
     bend = subtract(g3, g2)
     norm = engine.metric.norm(g2)
-    flatness, turn = engine.metric.reach(rho, g2, norm), _turn(bend, rho, rho_prime)
-    seen = Diagnostics(engine.metric.norm(g0), norm, flatness, turn, cosine(g0, bend))
+    flatness, turn = engine.metric.reach(rho, g2, norm), _turn(bend, rho, rho_prime, engine.apart)
+    seen = Diagnostics(engine.metric.norm(g0), norm, flatness, turn, cosine(g0, bend, engine.apart))
     return FourGradients(here, g0, g1, g2, g3, seen)
 
 
-def _turn(bend: PyTree, rho: PyTree, rho_prime: PyTree) -> jax.Array:
+def _turn(bend: PyTree, rho: PyTree, rho_prime: PyTree, apart: Apart) -> jax.Array:
     """``||rho bend / rho_prime||``; radii may be one for all leaves or one for each."""
     if jax.tree_util.all_leaves([rho, rho_prime]):
-        return rho * global_norm(bend) / rho_prime
-    return global_norm(scale_by(rho, scale_by(jax.tree.map(jnp.reciprocal, rho_prime), bend)))
+        return rho * global_norm(bend, apart) / rho_prime
+    return global_norm(scale_by(rho, scale_by(jax.tree.map(jnp.reciprocal, rho_prime), bend)), apart)

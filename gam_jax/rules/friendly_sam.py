@@ -47,8 +47,8 @@ def _rule(
     mean = add_scaled(scale_by(decay, memory), 1 - decay, g0)
     noise = add_scaled(scale_by(1.0, g0), -sigma, mean)
     g1 = engine.gradient(engine.ascend(engine.params, noise, rho))
-    norm = engine.metric.norm
-    return Step(here, g1, FriendlySamDiagnostics(norm(g0), norm(noise), norm(g1), cosine(g0, g1)), mean)
+    norm, angle = engine.metric.norm, cosine(g0, g1, engine.apart)
+    return Step(here, g1, FriendlySamDiagnostics(norm(g0), norm(noise), norm(g1), angle), mean)
 
 
 def _method(rho: Any, sigma: Any, decay: Any, options: Any) -> Method:
@@ -131,7 +131,7 @@ def friendly_sam_value_and_grad(
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
 ) -> Callable[..., Any]:
-    r"""``jax.value_and_grad`` with that of Friendly SAM in place of the gradient.
+    r"""``jax.value_and_grad`` with the gradient of Friendly SAM in place of that of the loss.
 
     The mathematics and the arguments are those of :func:`friendly_sam`; what is returned, and what the options mean,
     is said at :func:`gam_value_and_grad`.

@@ -26,7 +26,8 @@ def algorithm_1(
     h_norm = scale_by(rho, there.grad)  # line 8
     update = add_scaled(h_loss, alpha, h_norm)  # line 10
     flatness = engine.metric.reach(rho, there.point.grad, there.norm)
-    return update, Diagnostics(here.norm, there.norm, flatness, global_norm(h_norm), cosine(h_loss, h_norm))
+    norm, angle = global_norm(h_norm, engine.apart), cosine(h_loss, h_norm, engine.apart)
+    return update, Diagnostics(here.norm, there.norm, flatness, norm, angle)
 
 
 class GamState(State):
@@ -95,10 +96,10 @@ def gam(
     where SAM's radius stands, and a good radius of SAM is a good first product. It wants to be near one over the top
     Hessian eigenvalue of a network that the base optimizer has trained.
 
-    The defaults, 0.1 and 0.5, have the product 0.05, SAM's usual radius. In 9 of the 21 tasks of README's table
-    ("Choosing rho and alpha") it lies among the products within a point of the best; for an MLP with wrong labels it is
-    too little, which does no harm, and for two of the ResNets and one ViT too much, by 2 to 3 points. Good on
-    validation images of small networks, from that table; several times as much broke training:
+    The defaults, 0.1 and 0.5, have the product 0.05, SAM's usual radius. In 9 of the 21 tasks of the table in
+    docs/tuning.md it lies among the products within a point of the best; for an MLP with wrong labels it is too little,
+    which does no harm, and for two of the ResNets and one ViT too much, by 2 to 3 points. Good on validation images of
+    small networks, from that table; several times as much broke training:
 
     ==========================================  ===========  ===============
     base optimizer, network                     rho          alpha * rho

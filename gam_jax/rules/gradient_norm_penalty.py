@@ -39,7 +39,8 @@ class PenaltyState(State):
 def _rule(engine: Engine, updates: PyTree | None, *, strength: jax.Array) -> Step:
     here = engine.norm_gradient(engine.params)
     start = here.point.grad if updates is None else updates
-    seen = PenaltyDiagnostics(here.norm, global_norm(here.grad), cosine(start, here.grad))
+    norm, angle = global_norm(here.grad, engine.apart), cosine(start, here.grad, engine.apart)
+    seen = PenaltyDiagnostics(here.norm, norm, angle)
     return Step(here.point, add_scaled(start, strength, here.grad), seen)
 
 
@@ -108,7 +109,7 @@ def gradient_norm_penalty_value_and_grad(
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
 ) -> Callable[..., Any]:
-    r"""``jax.value_and_grad`` with that of the loss with the penalty in place of the gradient.
+    r"""``jax.value_and_grad`` with the gradient of the loss with the penalty in place of that of the loss.
 
     The mathematics and the arguments are those of :func:`gradient_norm_penalty`; what is returned, and what the
     options mean, is said at :func:`gam_value_and_grad`.

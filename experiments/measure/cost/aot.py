@@ -23,16 +23,17 @@ from experiments.measure.cost.chips import Chip, describe
 from experiments.measure.cost.config import AotConfig, Perturbation
 from experiments.measure.cost.stand_in import set_up_without_data
 from experiments.models.config import ModelConfig
+from experiments.models.shards import AXES
 from experiments.optim.config import OptimConfig
 from experiments.optim.methods import Method
-from experiments.train.compiled import MethodPrograms, Step, TaskPrograms, make_step
+from experiments.train.compiled import MethodPrograms, Step, TaskPrograms
 from experiments.train.config import DevicesConfig, TrainConfig
 from experiments.train.mesh import Mesh, make_mesh
 from experiments.train.setup import Setup
+from experiments.train.shards import gathers
 from experiments.train.state import TrainState
 from gam_jax import HvpMode
 
-AXES = ("data", "fsdp")
 LoadTrain = Callable[[str, Method], TrainConfig]
 """The training run of a name, with its hyper-parameters for a method."""
 
@@ -43,7 +44,7 @@ class Variant(NamedTuple):
     Attributes:
       method: the method.
       perturbation: global: as on one device; per_replica: each chip perturbs with the gradient of its own examples.
-      fsdp: chips among which parameters and optimizer state are divided; with 1 each has a copy.
+      fsdp: columns of the mesh (:class:`experiments.train.config.DevicesConfig`); with 1 each chip has a copy.
     """
 
     method: Method
@@ -124,23 +125,30 @@ def variants(config: AotConfig) -> list[Variant]:
     ]
 
 
-def train_config(config: AotConfig, load_train: LoadTrain, method: Method) -> TrainConfig:
+def train_config(config: AotConfig, load_train: LoadTrain, variant: Variant) -> TrainConfig:
     """The training run."""
-    named = load_train(config.config, method)
-    return dataclasses.replace(named, workdir=config.workdir, model=config.model, batch_size=config.batch_size)
+    return dataclasses.replace(
+        load_train(config.config, variant.method),
+        workdir=config.workdir,
+        model=config.model,
+        batch_size=config.batch_size,
+        devices=DevicesConfig(fsdp=variant.fsdp),
+    )
 
 
 def measure(
     config: AotConfig, load_train: LoadTrain, variant: Variant, devices: Sequence[Any], chip: Chip
 ) -> dict[str, Any]:
     """Compiles one variant; what its step needs on each chip, or that it does not fit."""
-    train = train_config(config, load_train, variant.method)
-    mesh = make_mesh(DevicesConfig(fsdp=variant.fsdp), train.batch_size, devices)
+    train = train_config(config, load_train, variant)
+    mesh = make_mesh(train.devices, train.batch_size, devices)
+    setup = set_up_without_data(train)
     start = time.perf_counter()
-    lowered = lower(set_up_without_data(train), mesh, variant.perturbation, config.hvp)
+    lowered = lower(setup, mesh, variant.perturbation, config.hvp)
     traced = time.perf_counter()
     record: dict[str, Any] = {
         **variant._asdict(),
+        "parts": len(devices) if gathers(setup, mesh) else variant.fsdp,
         "hvp": config.hvp,
         "chips": len(devices),
         "batch_size": train.batch_size,
@@ -160,8 +168,9 @@ def measure(
 def lower(setup: Setup, mesh: Mesh, perturbation: Perturbation, hvp: HvpMode) -> Any:
     """The trainer's step, traced; with per_replica inside a shard_map."""
     replicas: Any = {"axis_name": AXES, "per_replica": True} if perturbation == "per_replica" else {}
-    step = make_step(setup, hvp=hvp, **replicas)
-    return MethodPrograms(setup, TaskPrograms(setup, mesh)).lower(_on_each_replica(step, mesh) if replicas else step)
+    programs = MethodPrograms(setup, TaskPrograms(setup, mesh))
+    step = programs.step(hvp=hvp, **replicas)
+    return programs.lower(_on_each_replica(step, mesh) if replicas else step)
 
 
 def _on_each_replica(one: Step, mesh: Mesh) -> Step:

@@ -21,7 +21,7 @@ def table(records: Sequence[Record]) -> str:
 
 
 def _line(record: Record) -> list[str]:
-    where = "on every chip" if record["fsdp"] == 1 else f"divided among {record['fsdp']}"
+    where = "on every chip" if record["fsdp"] == 1 else f"divided among {record.get('parts', record['fsdp'])}"
     memory = record["memory"]
     filled = f"{memory['peak'] / memory['available']:.0%}"
     line = [METHODS[record["method"]].label, record["perturbation"].replace("_", " "), where]

@@ -13,7 +13,7 @@ import gam_jax
 from experiments.data import Batch
 from experiments.measure.cost.config import BenchmarkConfig, Network
 from experiments.measure.cost.stand_in import set_up_without_data
-from experiments.optim.chain import make_chain, phases
+from experiments.optim.chain import gradient_alone, make_chain, phases
 from experiments.optim.config import OptimConfig, with_method
 from experiments.optim.methods import METHODS, SHARED, Method, released
 from experiments.train.config import TrainConfig
@@ -98,7 +98,7 @@ def _case(
 
 
 def _step(setup: Setup, tx: Any, loss_fn: LossFn | None = None) -> Step:
-    return functools.partial(train_step, setup.config, setup.seen, loss_fn or setup.loss_fn, tx)
+    return functools.partial(train_step, setup.config, setup.seen, gradient_alone(loss_fn or setup.loss_fn), tx)
 
 
 def _init(setup: Setup, tx: Any) -> Callable[[], TrainState]:

@@ -89,7 +89,7 @@ class AotConfig:
     hvp: HvpMode = "linearize"
     """How GAM's Hessian-vector products are computed."""
     fsdp: tuple[int, ...] = (1,)
-    """Chips among which parameters and optimizer state are divided; 1 copies them to all."""
+    """As devices.fsdp; 1 copies parameters and optimizer state to all chips."""
     workdir: Path = Path("runs/aot")
     """Folder of the report; an earlier one is replaced."""
 

@@ -154,7 +154,7 @@ def test_predicted_times_follow_from_the_rates(measured):
 
 def test_the_step_of_replicas_is_a_training_step():
     """On the same examples everywhere, each replica's perturbation is the global one."""
-    train = aot.train_config(config(hidden=(16,)), load_train, "gam")
+    train = aot.train_config(config(hidden=(16,)), load_train, aot.Variant("gam", "global", 1))
     setup, mesh = set_up_without_data(train), make_mesh(DevicesConfig(), 16)
     batch = jax.tree.map(
         lambda rows: np.tile(rows[:2], (8, *[1] * (rows.ndim - 1))), random_batch(setup.pipeline.data_set, 16)

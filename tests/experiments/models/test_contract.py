@@ -138,14 +138,14 @@ def test_a_network_without_statistics_has_no_state():
 @quick("resnet20", "vit")
 def test_remat_changes_no_number(name):
     jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), trained(name), trained(name, remat=True)
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), trained(name), trained(name, remat="all")
     )
 
 
 @ALL
 def test_remat_changes_what_is_kept(name):
     params, state = zeros(name)
-    programs = [jax.make_jaxpr(loss_of(make(name, remat=remat), state))(params) for remat in (False, True)]
+    programs = [jax.make_jaxpr(loss_of(make(name, remat=remat), state))(params) for remat in ("none", "all")]
     assert ["remat" in str(program) for program in programs] == [False, True]
 
 
@@ -210,7 +210,7 @@ def test_mlp_flattens_images():
     np.testing.assert_allclose(logits, model.apply(params, state, 2 * images, train=False)[0] / 2, rtol=1e-5)
 
 
-OPTIONS = {"width": 2.0, "hidden": (3,), "dtype": "bfloat16", "remat": True, "dropout": 0.5, "drop_path": 0.5}
+OPTIONS = {"width": 2.0, "hidden": (3,), "dtype": "bfloat16", "remat": "all", "dropout": 0.5, "drop_path": 0.5}
 
 
 @pytest.mark.parametrize("name", ["mlp", "resnet20", "wrn28_2", "vit"])

@@ -77,7 +77,7 @@ def test_stride_2_starts_at_the_first_pixel_of_an_even_side():
 
 @pytest.mark.slow
 def test_hessian_vector_products_with_recomputed_activations_are_symmetric():
-    model, params, state = shallow(dropout=0.2, drop_path=0.5, remat=True)
+    model, params, state = shallow(dropout=0.2, drop_path=0.5, remat="all")
 
     @jax.jit
     def product(u, v, params, state, images):

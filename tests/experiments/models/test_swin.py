@@ -106,7 +106,7 @@ def test_merging_takes_neighbours_in_the_published_order():
 
 
 def test_hessian_vector_products_with_recomputed_activations_are_symmetric():
-    model, params, state = shallow(drop_path=0.5, remat=True)
+    model, params, state = shallow(drop_path=0.5, remat="all")
 
     @jax.jit
     def product(u, v, params, state, images):
