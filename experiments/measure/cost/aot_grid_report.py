@@ -57,7 +57,7 @@ def table(records: Sequence[Record]) -> str:
 def _row(record: Record) -> list[str]:
     memory = record["memory"]
     row = [record["network"], record["topology"], str(record["images"]), label(record["method"], record["base"])]
-    row.append("on every chip" if record["fsdp"] == 1 else f"divided among {record['fsdp']}")
+    row.append("on every chip" if record["fsdp"] == 1 else f"divided among {record['parts']}")
     size, filled = f"{memory['peak'] / 1e9:.2f}", f"{memory['peak'] / memory['available']:.0%}"
     if "flops" not in record:
         return [*row, "", size, f"does not fit: {filled}", *[""] * 9]

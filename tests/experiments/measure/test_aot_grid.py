@@ -78,6 +78,7 @@ def record(**changes):
         **cell,
         "base": "adamw",
         "chips": 256,
+        "parts": 1,
         "fits": True,
         "flops": 1.5e12,
         "memory_traffic_bytes": 2.5e9,
