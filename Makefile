@@ -2,41 +2,54 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/installed
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types check clean
+.PHONY: help install demo test test-slow lint types check docs versions clean
 
 help:
 	@echo "make demo       train a small network on handwritten digits with SGD, SAM, GAM and SAM + GAM; write runs/digits/"
 	@echo "make test       install what is missing and run the tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make check      lint, types and tests"
+	@echo "make docs       the site, in docs/_build, every example executed"
+	@echo "make versions   the library's tests with older and newer Python and JAX; hours on 2 cores"
 
-$(STAMP): pyproject.toml constraints.txt
-	@echo "installing gam_jax into $(VENV) (once; some minutes)"
+# One stamp for each set of packages: the demonstration does not need what tests and lint do.
+$(VENV)/installed-experiments: EXTRA = experiments
+$(VENV)/installed-dev: EXTRA = dev
+$(VENV)/installed-docs: EXTRA = docs
+$(VENV)/installed-experiments $(VENV)/installed-dev $(VENV)/installed-docs: pyproject.toml constraints.txt
+	@echo "installing gam_jax with '$(EXTRA)' into $(VENV) (once; some minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+	@$(INSTALL) '.[$(EXTRA)]'
+	@touch $(VENV)/installed-experiments $@
 
-install: $(STAMP)
+install: $(VENV)/installed-dev
 
-demo: $(STAMP)
+demo: $(VENV)/installed-experiments
 	@$(BIN)/python -m experiments.main compare --config digits
 
-test: $(STAMP)
+test: $(VENV)/installed-dev
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow"
 
-test-slow: $(STAMP)
+test-slow: $(VENV)/installed-dev
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q -m slow
 
-lint: $(STAMP)
+lint: $(VENV)/installed-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-types: $(STAMP)
+types: $(VENV)/installed-dev
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 check: lint types test
 
+docs: $(VENV)/installed-docs
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+versions:
+	@.ci/versions
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .versions docs/_build build dist *.egg-info .pytest_cache .ruff_cache

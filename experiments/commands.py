@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments.common.errors import UserError
+from experiments.configs.studies import how_long
 from experiments.data.config import DataName
-from experiments.measure.cost.config import AotConfig, BenchmarkConfig
+from experiments.measure.cost.config import AotConfig, AotGridConfig, BenchmarkConfig
 from experiments.measure.flatness.config import MeasureConfig
 from experiments.optim.methods import Method
+from experiments.optim.recipes import label
 from experiments.study.config import CompareConfig
 from experiments.train.config import TrainConfig
 
@@ -19,23 +21,28 @@ from experiments.train.config import TrainConfig
 
 def run_compare(settings: CompareConfig, command: str) -> None:
     """Tunes and tests methods, and reports."""
-    from experiments.common.progress import bars
-    from experiments.common.provenance import changes, provenance
-    from experiments.study import compare
-    from experiments.study.report.report import publish
-    from experiments.study.report.study import study_of
-    from experiments.study.report.tables import result_table
+    from experiments.common.progress import announce, bars
 
-    compare.check(settings)
-    with compare.open_study(settings) as store:
-        with bars() as bar:
+    names = ", ".join(label(method, settings.base) for method in settings.methods)
+    announce(f"Comparing {names} on {settings.data.name}", how_long(settings), settings.workdir)
+    with bars() as bar:
+        from experiments.common.provenance import changes, provenance
+        from experiments.study import compare
+        from experiments.study.report.conclusion import conclusion
+        from experiments.study.report.report import publish
+        from experiments.study.report.study import study_of
+        from experiments.study.report.tables import result_table
+
+        compare.check(settings)
+        with compare.open_study(settings) as store:
             compare.compare(settings, store, bar, command)
-        study = study_of(settings, store.records, store.about["made_with"])
-        written = publish(study)
+            study = study_of(settings, store.records, store.about["made_with"])
+            written = publish(study)
     if changed := changes(study.made_with, provenance()):
         print(f"its runs were made with other versions than these: {changed}", file=sys.stderr)
     print(result_table(study))
     _print_written([*written, settings.workdir / "results.jsonl"])
+    print(conclusion(study))
 
 
 def run_report(studies: Sequence[Path], output: Path, command: str) -> None:
@@ -81,15 +88,23 @@ def run_tables(pages: Sequence[Path], check: bool) -> None:
 
 def run_train(settings: TrainConfig, command: str) -> None:
     """Trains one network."""
+    from experiments.common.progress import announce
     from experiments.train.mesh import is_first, start
-    from experiments.train.run import run
 
     start(settings.devices)
+    if is_first():
+        how_long = "How long it takes, the progress says when the step is compiled"
+        announce(f"Training {settings.title}", how_long, settings.workdir)
+    from experiments.train.run import run
+
     scores = run(settings, command)
     if not is_first():
         return
     print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in scores.items()))
     print(f"wrote {settings.workdir}: config.json, metrics.jsonl, curves.png, tensorboard, checkpoints")
+    accuracies = {part: scores.get(f"{part}_accuracy") for part in ("train", "validation", "test")}
+    found = ", ".join(f"{value:.1%} on {part} images" for part, value in accuracies.items() if value is not None)
+    print(f"{settings.title}: accuracy {found}")
 
 
 def run_prepare(data: DataName, folder: Path, archives: Path | None, trust_archives: bool) -> None:
@@ -101,24 +116,34 @@ def run_prepare(data: DataName, folder: Path, archives: Path | None, trust_archi
 
 def run_measure(kind: str, settings: MeasureConfig, command: str) -> None:
     """Measures trained networks: kind is flatness or landscape."""
-    from experiments.common.progress import bars
-    from experiments.measure.flatness import figures, measure
-    from experiments.measure.flatness.restore import restore
+    from experiments.common.progress import announce, bars
 
-    runs = [restore(place) for place in settings.checkpoint]
-    measure.check(settings, runs)
+    how_long = "A small network takes minutes, and the progress says how many"
+    announce(f"Measuring the {kind} of {len(settings.checkpoint)} networks", how_long, settings.output)
     with bars() as bar:
+        from experiments.measure.flatness import figures, measure
+        from experiments.measure.flatness.conclusions import CONCLUSIONS
+        from experiments.measure.flatness.restore import restore
+
+        runs = [restore(place) for place in settings.checkpoint]
+        measure.check(settings, runs)
         results = measure.measure_all(kind, runs, settings, bar)
     print(figures.TABLES[kind](results))
     _print_written(figures.DRAW[kind](results, settings.output))
+    print(CONCLUSIONS[kind](results))
 
 
 def run_benchmark(settings: BenchmarkConfig, command: str) -> None:
     """Measures what a training step costs."""
-    from experiments.measure.cost import benchmark_report
-    from experiments.measure.cost.benchmark import benchmark, results_path
+    from experiments.common.progress import announce, bars
 
-    results = benchmark(settings, command, lambda line: print(line, file=sys.stderr, flush=True))
+    how_long = "It takes about 10 minutes for each network on 2 CPU cores"
+    announce(f"Timing training steps of {', '.join(settings.networks)}", how_long, settings.workdir)
+    with bars(calm=True) as bar:
+        from experiments.measure.cost import benchmark_report
+        from experiments.measure.cost.benchmark import benchmark, results_path
+
+        results = benchmark(settings, command, bar, lambda line: print(line, file=sys.stderr, flush=True))
     for network in settings.networks:
         print(f"{network}: {benchmark_report.base_sentence(results, network)}")
         print(benchmark_report.table(results, network))
@@ -126,6 +151,7 @@ def run_benchmark(settings: BenchmarkConfig, command: str) -> None:
     if settings.rounds:
         written.append(benchmark_report.draw(results, settings.workdir))
     _print_written(written)
+    print("\n".join(benchmark_report.conclusion(results, network) for network in settings.networks))
 
 
 def run_aot(settings: AotConfig, load_train: Callable[[str, Method], TrainConfig], command: str) -> None:
@@ -133,10 +159,34 @@ def run_aot(settings: AotConfig, load_train: Callable[[str, Method], TrainConfig
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # the TPU's compiler is all that is needed of it
-    from experiments.measure.cost.aot import compile_all
+    from experiments.common.progress import announce, bars
+    from experiments.common.store import read_json
 
-    report = compile_all(settings, load_train, command, lambda line: print(line, flush=True))
+    what = f"Compiling the step of {settings.config} for {settings.topology}"
+    announce(what, "Each way to train takes a minute or more", settings.workdir)
+    with bars() as bar:
+        from experiments.measure.cost.aot import compile_all
+        from experiments.measure.cost.aot_report import conclusion
+
+        report = compile_all(settings, load_train, command, bar, lambda line: print(line, flush=True))
     _print_written([report.with_suffix(".json"), report])
+    print(conclusion(read_json(report.with_suffix(".json"))))
+
+
+def run_aot_grid(settings: AotGridConfig, load_train: Callable[[str, Method], TrainConfig], command: str) -> None:
+    """Compiles a training step for TPU slices, over a grid."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # the TPU's compiler is all that is needed of it
+    from experiments.common.progress import announce, bars
+
+    what = f"Compiling steps of {settings.config} for {', '.join(settings.topologies)}"
+    announce(what, "Each takes minutes, exact GAM at large batches up to 20", settings.workdir)
+    with bars() as bar:
+        from experiments.measure.cost.aot_grid import compile_grid
+
+        report = compile_grid(settings, load_train, command, bar, lambda line: print(line, flush=True))
+    _print_written([report.with_suffix(".jsonl"), report])
 
 
 def _print_written(paths: Sequence[Path]) -> None:

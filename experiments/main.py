@@ -13,9 +13,10 @@ import tyro
 from experiments import commands
 from experiments.common.errors import Stopped, UserError, nearest
 from experiments.configs import TRAIN_NAMES, CompareName, load, load_train
+from experiments.configs.benchmarks import BENCHMARKS, BenchmarkName
 from experiments.configs.studies import STUDIES
 from experiments.data.config import DataName
-from experiments.measure.cost.config import AotConfig, BenchmarkConfig
+from experiments.measure.cost.config import AotConfig, AotGridConfig, BenchmarkConfig
 from experiments.measure.flatness.config import FlatnessConfig, LandscapeConfig
 from experiments.optim.methods import METHODS, Method
 from experiments.study.config import CompareConfig
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     named, method = _read_ahead(arguments)
     comparison, run = load(_known(named, tuple(STUDIES))), load_train(_known(named, TRAIN_NAMES), method)
+    measured = BENCHMARKS[_known(named, tuple(BENCHMARKS))]
     compilation = AotConfig(config=_known(named, TRAIN_NAMES), model=run.model, batch_size=run.batch_size)
 
     def compare(
@@ -44,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         """Tune methods on validation data with the same budget each, test them with many seeds, and report.
 
         Writes to --workdir: results.jsonl (one line per run, as they finish), results.csv, report.md, comparison.png;
-        noise.png for several noise levels, frontier.png where cheap recipes take part, flatness.png where --measure has
-        flatness. The runs are shared out among --workers processes. Ctrl-C loses at most the runs in progress; the same
-        command goes on from there.
+        noise.png for three noise levels or more, frontier.png where cheap recipes take part, flatness.png where
+        --measure has flatness. The runs are shared out among --workers processes. Ctrl-C loses at most the runs in
+        progress; the same command goes on from there.
 
         Args:
           config: name of a study; its values are the defaults below.
@@ -138,14 +140,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         """
         return functools.partial(commands.run_measure, "landscape", settings)
 
-    def benchmark(settings: Annotated[BenchmarkConfig, tyro.conf.arg(name="")]) -> Job:
+    def benchmark(
+        config: BenchmarkName = "cpu",
+        settings: Annotated[BenchmarkConfig, tyro.conf.arg(name="")] = measured,
+    ) -> Job:
         """Measure what a training step costs with every method, relative to SGD's: time, FLOPs, memory, compilation.
 
         All cases are timed in turns, so that what disturbs one disturbs all. Writes to --workdir: benchmark.json (as
         results come), benchmark.md, benchmark.png.
 
         Args:
-          settings: what to measure.
+          config: name of a benchmark; its values are the defaults below.
+          settings: changes to it.
         """
         return functools.partial(commands.run_benchmark, settings)
 
@@ -163,6 +169,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         load_train(settings.config, method)  # refuses an unknown name
         return functools.partial(commands.run_aot, settings, load_train)
 
+    def aot_grid(settings: Annotated[AotGridConfig, tyro.conf.arg(name="")]) -> Job:
+        """Compile the training step for TPU slices as aot does, over networks, slices, batches and methods.
+
+        Predicts time and utilisation of each from FLOPs, memory traffic and bytes sent. Needs the TPU's compiler:
+        pip install '.[tpu]'. Writes to --workdir: aot.jsonl (one line per cell, as they are compiled), aot.md.
+        Ctrl-C loses at most the cell in progress; the same command, or one with more cells, goes on from there.
+
+        Args:
+          settings: what to compile.
+        """
+        load_train(settings.config, method)  # refuses an unknown name
+        return functools.partial(commands.run_aot_grid, settings, load_train)
+
     subcommands: dict[str, Callable[..., Job]] = {
         "compare": compare,
         "report": report,
@@ -173,6 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "landscape": landscape,
         "benchmark": benchmark,
         "aot": aot,
+        "aot-grid": aot_grid,
     }
     try:
         command = next((word for word in arguments if not word.startswith("-")), None)

@@ -32,8 +32,12 @@ Or one line changes, and no optimizer: ``gam_jax.gam_value_and_grad(loss_fn)`` i
 * :func:`released_coefficients`: settings of the authors' released program, for :func:`accelerated_gam`.
 * :func:`swad`: the average of the iterates (:class:`Swad`, :class:`SwadState`).
 * :mod:`gam_jax.flatness`: instruments that measure how flat a point is.
+* :mod:`gam_jax.nnx` and :mod:`gam_jax.equinox`: the same form for models of Flax NNX and of Equinox, which are imported
+  on first use.
 """
 
+import importlib as _importlib
+import typing as _typing
 from importlib.metadata import version as _version
 
 from gam_jax import flatness
@@ -61,6 +65,10 @@ from gam_jax.rules.gradient_norm_penalty import (
 )
 from gam_jax.rules.sam import SamDiagnostics, sam, sam_value_and_grad
 from gam_jax.rules.sam_gam import SamGamDiagnostics, sam_gam_value_and_grad
+
+if _typing.TYPE_CHECKING:
+    from gam_jax import equinox as equinox
+    from gam_jax import nnx as nnx
 
 __version__ = _version("gam-jax")
 
@@ -100,3 +108,10 @@ __all__ = [
     "sam_value_and_grad",
     "swad",
 ]
+
+
+def __getattr__(name: str) -> _typing.Any:
+    """The seams, imported when they are asked for: the rest needs neither Flax nor Equinox."""
+    if name in ("equinox", "nnx"):
+        return _importlib.import_module(f"gam_jax.{name}")
+    raise AttributeError(f"module 'gam_jax' has no attribute {name!r}")

@@ -83,6 +83,8 @@ def _evaluate(closed: Any, args: list[_Pair]) -> list[_Pair]:
 
 def _apply(equation: Any, inputs: list[Any]) -> list[Any]:
     """Runs one operation of a jaxpr."""
+    options = equation.primitive.get_bind_params(equation.params)
+    functions, options = options if isinstance(options, tuple) else ((), options)  # a pair before JAX 0.9.2
     with equation.ctx.manager:
-        results = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(equation.params))
+        results = equation.primitive.bind(*functions, *inputs, **options)
     return results if equation.primitive.multiple_results else [results]

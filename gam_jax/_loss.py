@@ -17,12 +17,14 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 _RECIPES = {
     "flax.nnx": (
-        "an nnx model: graphdef, params, rest = nnx.split(model, nnx.Param, ...), and a loss_fn(params, rest, ...) "
+        "an nnx model: gam_jax.nnx.value_and_grad(loss_fn, ...)(model, ...) in place of nnx.value_and_grad. In a "
+        "chain: graphdef, params, rest = nnx.split(model, nnx.Param, ...), and a loss_fn(params, rest, ...) "
         "that calls nnx.merge(graphdef, params, rest, copy=True); pass rest=rest beside the batch"
     ),
     "equinox": (
-        "an equinox model: params, static = eqx.partition(model, eqx.is_inexact_array), and a loss_fn(params, ...) "
-        "that calls eqx.combine(params, static)"
+        "an equinox model: gam_jax.equinox.filter_value_and_grad(loss_fn, ...)(model, ...) in place of "
+        "eqx.filter_value_and_grad. In a chain: params, static = eqx.partition(model, eqx.is_inexact_array), and a "
+        "loss_fn(params, ...) that calls eqx.combine(params, static)"
     ),
 }
 
@@ -97,6 +99,7 @@ class Loss:
             raise TypeError(
                 f"update() is missing {missing}, which loss_fn needs: pass each by name, as in "
                 f"tx.update(grads, state, params, {missing[0]}=...). Got {sorted(extra_args)}"
+                + ("" if extra_args else _train_state_recipe(missing))
             )
         given = {p.name: extra_args[p.name] for p in named if p.name in extra_args}
         if self._rest_of_names is None:
@@ -139,7 +142,7 @@ def bind(loss_fn: LossFn, has_aux: bool) -> Callable[[PyTree, Arguments], tuple[
         try:
             result = loss_fn(params, *args, **kwargs)
         except (TypeError, AttributeError) as error:
-            recipe = _recipe(params)
+            recipe = None if getattr(loss_fn, _OF_MODEL, False) else _recipe(params)
             if recipe is None:
                 raise
             raise TypeError(f"loss_fn fails at the params alone ({error}). If it takes {recipe}") from error
@@ -157,6 +160,32 @@ def bind(loss_fn: LossFn, has_aux: bool) -> Callable[[PyTree, Arguments], tuple[
         return value, aux
 
     return loss
+
+
+def _train_state_recipe(missing: Sequence[str]) -> str:
+    """What to write in place of ``TrainState.apply_gradients``, which passes on no arguments."""
+    arguments = ", ".join(f"{name}={name}" for name in missing)
+    return f""". The apply_gradients of Flax's TrainState passes none on. In place of it write
+
+    updates, opt_state = state.tx.update(grads, state.opt_state, state.params, {arguments})
+    params = optax.apply_updates(state.params, updates)
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+
+or leave the link out of tx, and take grads from gam_jax.gam_value_and_grad in place of jax.value_and_grad"""
+
+
+_OF_MODEL = "_gam_jax_of_model"
+
+
+def of_model(loss_fn: LossFn) -> Callable[[LossFn], LossFn]:
+    """Marks a loss of parameters that rebuilds the model for ``loss_fn`` of it, and gives it the latter's names."""
+
+    def mark(loss_of_params: LossFn) -> LossFn:
+        loss = functools.wraps(loss_fn)(loss_of_params)
+        setattr(loss, _OF_MODEL, True)
+        return loss
+
+    return mark
 
 
 def _check_spelling(omitted: list[str], unknown: list[str]) -> None:

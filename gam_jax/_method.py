@@ -111,6 +111,11 @@ class Method:
         return Step(Point(value, aux, grad), *results)
 
 
+def as_diagnostics(seen: Any) -> Any:
+    """Float32 scalars, whatever the parameters are."""
+    return jax.tree.map(lambda value: value.astype(jnp.float32), seen)
+
+
 def _zeros(seen: type) -> Any:
     """Zeros in the fields of a NamedTuple class, and in those of its fields that are such classes."""
     fields = typing.get_type_hints(seen).values()

@@ -1,5 +1,6 @@
 """Averages over a mesh axis inside shard_map and pmap."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,6 +9,9 @@ from gam_jax._loss import Arguments, Loss
 from gam_jax._shards import Apart, varying_axes
 from gam_jax._tree import cast_like, scale_by, zero_if_weightless
 from gam_jax._types import PyTree
+
+# Before JAX 0.8.1 its name is pvary.
+_vary = functools.partial(jax.lax.pcast, to="varying") if hasattr(jax.lax, "pcast") else vars(jax.lax)["pvary"]
 
 
 def as_varying(axis_name: Any, tree: PyTree) -> PyTree:
@@ -20,7 +24,7 @@ def as_varying(axis_name: Any, tree: PyTree) -> PyTree:
 
     def cast(x: jax.Array) -> jax.Array:
         missing = tuple(name for name in names if name not in varying_axes(x))
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
+        return _vary(x, missing) if missing else x
 
     return jax.tree.map(cast, tree)
 

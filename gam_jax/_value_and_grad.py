@@ -11,7 +11,7 @@ from gam_jax._engine import Engine
 from gam_jax._hold import bound, drop_nonfinite
 from gam_jax._interval import on_interval
 from gam_jax._loss import loss_of_call
-from gam_jax._method import Method
+from gam_jax._method import Method, as_diagnostics
 from gam_jax._signature import release
 from gam_jax._tree import cast_like
 from gam_jax._types import LossFn, PyTree
@@ -56,7 +56,8 @@ def as_value_and_grad(loss_fn: LossFn, method: Method, has_diagnostics: bool) ->
             if options.drop_nonfinite:
                 update, _ = drop_nonfinite(update, point.grad, engine.apart)
             update = bound(update, point.grad, options.max_ratio, engine.apart)
-            return (point.value, point.aux), update, seen, new_memory
+            memory_like = cast_like(new_memory, memory) if method.memory else ()
+            return (point.value, point.aux), update, as_diagnostics(seen), memory_like
 
         def rest() -> tuple[Any, PyTree, Any, Any]:
             point = engine.curvature.at(engine.params)

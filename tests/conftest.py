@@ -2,13 +2,14 @@
 
 import os
 import pathlib
+from importlib.metadata import version
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     # of LLVM alone, as most of the time goes into compiling; XLA's own passes stay
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    # twice as fast to compile as the newer emitters
-    " --xla_cpu_use_fusion_emitters=false"
+    # twice as fast to compile as the newer emitters, which are all that there is from 0.12 on
+     + " --xla_cpu_use_fusion_emitters=false" * (tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 12))
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 

@@ -2,7 +2,7 @@
 
 Command: python -m experiments.main train --config digits --method gam --workdir runs/one
 Run time: seconds on one CPU core.
-Expected: about 90 % test accuracy. experiments/README.md measures how flat these networks are.
+Expected: about 90 % test accuracy. docs/results.md measures how flat these networks are.
 """
 
 import tyro

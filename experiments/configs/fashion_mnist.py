@@ -1,7 +1,7 @@
 """Fashion-MNIST with a small ResNet: real images that a CPU can be trained on.
 
 Command: python -m experiments.main train --config fashion_mnist --method gam --workdir runs/fashion_mnist
-Expected: above 93 % test accuracy after 30 epochs. Not in the paper. For shorter runs see experiments/README.md.
+Expected: above 93 % test accuracy after 30 epochs. Not in the paper. For shorter runs see docs/results.md.
 """
 
 import tyro

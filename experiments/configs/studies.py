@@ -2,7 +2,7 @@
 
 Command: python -m experiments.main compare --config digits
 Run time: 5 to 90 minutes on 2 CPU cores, the demonstration less than 3; core hours are in each report.
-Expected: experiments/results/studies, and experiments/README.md for the demonstration.
+Expected: experiments/results/studies, and docs/results.md for the demonstration.
 """
 
 import dataclasses
@@ -29,6 +29,17 @@ _QUICK: dict[str, Any] = {"measure": ("eigenvalues", "flatness"), "measure_examp
 
 STUDIES: dict[str, CompareConfig] = {}
 """Every study by name, which is also that of its folder in ``runs``."""
+
+
+def how_long(config: CompareConfig) -> str:
+    """How long a study takes, as far as that is known beforehand: that of the studies of this file."""
+    name = next((name for name, study in STUDIES.items() if study.identity() == config.identity()), None)
+    if name is None:
+        return "How long it takes, the progress says"
+    return f"It takes {_MINUTES.get(name, '5 to 90')} minutes on 2 CPU cores"
+
+
+_MINUTES = {"digits": "2 to 3", "digits_mlp": "about 15"}
 
 
 def _study(name: str, like: CompareConfig | None = None, **fields: Any) -> CompareConfig:

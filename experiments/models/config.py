@@ -19,7 +19,10 @@ ModelName = Literal[
     "resnext",
     "vit",
     "vit_s32",
+    "vit_s16",
     "vit_b32",
+    "vit_b16",
+    "vit_l16",
     "efficientnet_b0",
     "swin_t",
 ]

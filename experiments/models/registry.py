@@ -31,7 +31,10 @@ _MODELS: dict[str, _Entry] = {
     "resnext": _Entry(resnet.resnext, _ALL_BUT_MLP),
     "vit": _Entry(vit.vit, _VIT),
     "vit_s32": _Entry(vit.vit_s32, _VIT),
+    "vit_s16": _Entry(vit.vit_s16, _VIT),
     "vit_b32": _Entry(vit.vit_b32, _VIT),
+    "vit_b16": _Entry(vit.vit_b16, _VIT),
+    "vit_l16": _Entry(vit.vit_l16, _VIT),
     "efficientnet_b0": _Entry(efficientnet_b0, _ALL_BUT_MLP | {"dropout", "drop_path", "pretrained"}),
     "swin_t": _Entry(swin_t, _ALL_BUT_MLP | {"drop_path", "pretrained"}),
 }

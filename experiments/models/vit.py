@@ -9,7 +9,10 @@ deviations, 0.02.
 | ------- | ----- | ----- | --------- | ------ | ----- | ------- | ---------- | ------------ |
 | vit     | 32    | 4     | 192       | 12     | 3     | 10      | 5,362,762  | DeiT-Ti but for its patches |
 | vit_s32 | 224   | 32    | 384       | 12     | 6     | 1000    | 22,878,952 | ViT-S/32 |
+| vit_s16 | 224   | 16    | 384       | 12     | 6     | 1000    | 22,050,664 | ViT-S/16 |
 | vit_b32 | 224   | 32    | 768       | 12     | 12    | 1000    | 88,224,232 | ViT-B/32 |
+| vit_b16 | 224   | 16    | 768       | 12     | 12    | 1000    | 86,567,656 | ViT-B/16 |
+| vit_l16 | 224   | 16    | 1024      | 24     | 16    | 1000    | 304,326,632 | ViT-L/16 |
 """
 
 import operator
@@ -47,9 +50,24 @@ def vit_s32(config: ModelConfig, image_shape: tuple[int, int, int], num_classes:
     return model(Architecture(patch=32, embedding=384, heads=6), config, image_shape, num_classes)
 
 
+def vit_s16(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
+    """ViT-S/16."""
+    return model(Architecture(patch=16, embedding=384, heads=6), config, image_shape, num_classes)
+
+
 def vit_b32(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
     """ViT-B/32."""
     return model(Architecture(patch=32, embedding=768, heads=12), config, image_shape, num_classes)
+
+
+def vit_b16(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
+    """ViT-B/16."""
+    return model(Architecture(patch=16, embedding=768, heads=12), config, image_shape, num_classes)
+
+
+def vit_l16(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
+    """ViT-L/16."""
+    return model(Architecture(patch=16, embedding=1024, heads=16, depth=24), config, image_shape, num_classes)
 
 
 def model(

@@ -22,7 +22,7 @@ from experiments.train.shards import gathers, loss_of_all, on_shards
 from experiments.train.state import AVERAGING, Sums, TrainState, initial_state, initial_weights
 from experiments.train.step import LossFn, evaluation_step, running_statistics, train_step
 
-_HIDING = ("__cublas", "__cudnn", "__onednn")
+HIDING = ("__cublas", "__cudnn", "__onednn")
 """Calls of libraries that compute products."""
 Step = Callable[..., TrainState]
 """``(optim, seed, state, batch) -> state``, or with other data in the place of the batch."""
@@ -141,7 +141,7 @@ class MethodPrograms:
         often as the data say, and a GPU's libraries hide products.
         """
         texts = [self._compiled[acts].as_text() for acts in (True, min(self._compiled))]
-        if any(library in text for text in texts for library in _HIDING):
+        if any(library in text for text in texts for library in HIDING):
             return None
         try:
             acting, between = map(parse, texts)

@@ -95,6 +95,12 @@ class TrainConfig:
         )
         check_optim(self.optim)
 
+    @property
+    def title(self) -> str:
+        """Method, network and data, wrong labels included."""
+        noise = f", {self.data.noise:.0%} of the training labels wrong" if self.data.noise else ""
+        return f"{self.optim.label}, {self.model.name}, {self.data.name}{noise}"
+
     def identity(self) -> dict[str, Any]:
         """Whatever decides the results, as JSON holds it: not where files lie, nor where it is computed."""
         return to_json(self, ("workdir", "devices", "checkpoints", "data.folder", "data.workers"))

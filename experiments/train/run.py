@@ -37,19 +37,18 @@ def run(config: TrainConfig, command: str) -> Scores:
       UserError: if something cannot be done; nothing is written if that is known before the first step.
       Stopped: after SIGTERM.
     """
-    check_place(config.workdir)
-    mesh = make_mesh(config.devices, config.batch_size)
-    setup = all_succeed(functools.partial(set_up, config))
-    programs = Programs(setup, mesh)
-    keep = {"keep": config.checkpoints.keep, "always": (setup.half_time, setup.steps)}
     with contextlib.ExitStack() as opened:
+        progress = opened.enter_context(open_progress())
+        check_place(config.workdir)
+        mesh = make_mesh(config.devices, config.batch_size)
+        setup = all_succeed(functools.partial(set_up, config))
+        programs = Programs(setup, mesh)
+        keep = {"keep": config.checkpoints.keep, "always": (setup.half_time, setup.steps)}
         metrics = all_succeed(lambda: opened.enter_context(open_metrics(config.workdir, config.identity())))
         checkpoints = all_succeed(lambda: opened.enter_context(open_checkpoints(config.workdir, **keep)))
-        progress = opened.enter_context(open_progress())
         scores = train(setup, programs, metrics, checkpoints, progress, command)
         if is_first():
-            label = f"{config.optim.label}, {config.model.name}, {config.data.name}"
-            draw_curves(metrics.records, label, config.workdir / "curves.png")
+            draw_curves(metrics.records, config.title, config.workdir / "curves.png")
     return scores
 
 

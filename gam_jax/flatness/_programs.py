@@ -62,10 +62,9 @@ class Programs:
 
 def _identity(value: Any, names: dict[Any, int]) -> Hashable:
     """A hashable description of a jaxpr, or of a parameter of an operation: equal where the computations are."""
-    if isinstance(value, jex.ClosedJaxpr):
-        return _identity(value.jaxpr, {}), tuple(_identity(const, names) for const in value.consts)
-    if isinstance(value, jex.Jaxpr):
-        return _operations(value)
+    if isinstance(value, jex.ClosedJaxpr | jex.Jaxpr):  # one class from JAX 0.11 on
+        consts = getattr(value, "consts", ())
+        return _operations(getattr(value, "jaxpr", value)), tuple(_identity(const, names) for const in consts)
     if isinstance(value, jex.Literal):
         return value.aval, _identity(value.val, names)
     if isinstance(value, jex.Var):

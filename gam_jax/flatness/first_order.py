@@ -49,7 +49,7 @@ def first_order_flatness(
 
     The result is a lower bound of the maximum, tight if the ascents converged: ``stationarity`` is small, the
     rows of ``history`` are flat at the end, and agree. Where they do not, give more steps or more restarts. On a
-    small network trained by SGD (experiments/README.md) 3 restarts found 12 % less than 9 at rho = 0.1, and at
+    small network trained by SGD (docs/results.md) 3 restarts found 12 % less than 9 at rho = 0.1, and at
     rho >= 0.5 the best and the second-best ascent differed by up to 26 %.
 
     Cost: ``4 (1 + num_restarts) (num_steps + 1)`` gradient evaluations on the whole data, fewer when an ascent

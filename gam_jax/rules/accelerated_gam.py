@@ -82,8 +82,8 @@ def accelerated_gam(
       rho: radius of the ascent of the gradient norm, or a pytree of radii (:func:`gam_jax.gam`). The released
         code uses 0.2.
       rho_prime: radius of the ascents of the loss. The released code uses 0.02 to 0.04.
-      alpha: weight of g_1 in h_+, in [0, 1].
-      beta: weight of g_0 in h_-, in [0, 1].
+      alpha: weight of :math:`g_1` in :math:`h_+`, in [0, 1].
+      beta: weight of :math:`g_0` in :math:`h_-`, in [0, 1].
       gamma: weight of the orthogonal component.
       **options: see :class:`gam_jax.Options`.
 
@@ -125,7 +125,7 @@ def accelerated_gam_value_and_grad(
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
 ) -> Callable[..., Any]:
-    r"""``jax.value_and_grad`` with the combination of four of accelerated GAM in place of the gradient.
+    r"""``jax.value_and_grad`` with the combination of four gradients of accelerated GAM in place of the gradient.
 
     The mathematics and the arguments are those of :func:`accelerated_gam`; what is returned, and what the options
     mean, is said at :func:`gam_value_and_grad`.
@@ -136,8 +136,8 @@ def accelerated_gam_value_and_grad(
       loss_fn: ``loss_fn(params, *args, **kwargs)``, returning a scalar, or ``(scalar, aux)`` with ``has_aux=True``.
       rho: radius of the ascent of the gradient norm.
       rho_prime: radius of the ascents of the loss.
-      alpha: weight of g_1 in h_+, in [0, 1].
-      beta: weight of g_0 in h_-, in [0, 1].
+      alpha: weight of :math:`g_1` in :math:`h_+`, in [0, 1].
+      beta: weight of :math:`g_0` in :math:`h_-`, in [0, 1].
       gamma: weight of the orthogonal component.
       has_diagnostics: return what the method saw as well (:class:`gam_jax.Diagnostics`).
       **options: see :class:`gam_jax.Options`.

@@ -90,7 +90,7 @@ def c_flat_value_and_grad(
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
 ) -> Callable[..., Any]:
-    r"""``jax.value_and_grad`` with that of C-Flat in place of the gradient.
+    r"""``jax.value_and_grad`` with the gradient of C-Flat in place of that of the loss.
 
     The mathematics and the arguments are those of :func:`c_flat`; what is returned, and what the options mean, is said
     at :func:`gam_value_and_grad`.

@@ -97,7 +97,7 @@ def fad_value_and_grad(
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
 ) -> Callable[..., Any]:
-    r"""``jax.value_and_grad`` with that of FAD in place of the gradient.
+    r"""``jax.value_and_grad`` with the gradient of FAD in place of that of the loss.
 
     The mathematics and the arguments are those of :func:`fad`; what is returned, and what the options mean, is said
     at :func:`gam_value_and_grad`.

@@ -96,10 +96,10 @@ def gam(
     where SAM's radius stands, and a good radius of SAM is a good first product. It wants to be near one over the top
     Hessian eigenvalue of a network that the base optimizer has trained.
 
-    The defaults, 0.1 and 0.5, have the product 0.05, SAM's usual radius. In 9 of the 21 tasks of README's table
-    ("Choosing rho and alpha") it lies among the products within a point of the best; for an MLP with wrong labels it is
-    too little, which does no harm, and for two of the ResNets and one ViT too much, by 2 to 3 points. Good on
-    validation images of small networks, from that table; several times as much broke training:
+    The defaults, 0.1 and 0.5, have the product 0.05, SAM's usual radius. In 9 of the 21 tasks of the table in
+    docs/tuning.md it lies among the products within a point of the best; for an MLP with wrong labels it is too little,
+    which does no harm, and for two of the ResNets and one ViT too much, by 2 to 3 points. Good on validation images of
+    small networks, from that table; several times as much broke training:
 
     ==========================================  ===========  ===============
     base optimizer, network                     rho          alpha * rho

@@ -109,7 +109,7 @@ def gradient_norm_penalty_value_and_grad(
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
 ) -> Callable[..., Any]:
-    r"""``jax.value_and_grad`` with that of the loss with the penalty in place of the gradient.
+    r"""``jax.value_and_grad`` with the gradient of the loss with the penalty in place of that of the loss.
 
     The mathematics and the arguments are those of :func:`gradient_norm_penalty`; what is returned, and what the
     options mean, is said at :func:`gam_value_and_grad`.

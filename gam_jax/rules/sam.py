@@ -94,8 +94,8 @@ def sam(
       loss_fn: as in :func:`gam_jax.gam`.
       rho: perturbation radius, a float, a traced scalar or a schedule. Default 0.05, as in Foret et al., which is good
         for the ResNets and the ViT below, and little for an MLP; ASAM wants about 10 times as much. Or a pytree of
-        these, one for each leaf or layer (:func:`gam_jax.gam`). Good on validation images of small networks (README,
-        "Choosing rho and alpha"): with SGD 0.01 to 0.15 for a ResNet with BatchNorm (0.3 with wrong labels), 0.2 to
+        these, one for each leaf or layer (:func:`gam_jax.gam`). Good on validation images of small networks
+        (docs/tuning.md): with SGD 0.01 to 0.15 for a ResNet with BatchNorm (0.3 with wrong labels), 0.2 to
         0.5 for an MLP; with AdamW 0.01 to 0.05 for a ViT.
       gamma: GSAM's weight of the orthogonal component, likewise; called alpha in its paper, which tunes over
         {.1, .2, .3} for ResNets and {.4, .6} for ViTs.
@@ -136,7 +136,7 @@ def sam_value_and_grad(
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
 ) -> Callable[..., Any]:
-    r"""``jax.value_and_grad`` with that of SAM, ASAM or GSAM in place of the gradient.
+    r"""``jax.value_and_grad`` with the gradient of SAM, ASAM or GSAM in place of that of the loss.
 
     The mathematics and the arguments are those of :func:`sam`; what is returned, and what the options mean, is said
     at :func:`gam_value_and_grad`.

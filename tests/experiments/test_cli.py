@@ -122,7 +122,11 @@ def test_status_says_what_happened(monkeypatch, capsys, tmp_path, raised, status
 
     monkeypatch.setattr("experiments.train.run.run", run)
     assert main(["train", "--config", "digits", "--workdir", str(tmp_path)]) == status
-    assert capsys.readouterr() == ("", said)
+    printed = capsys.readouterr()
+    first = printed.err[: len(printed.err) - len(said)]
+    assert printed.out == "" and printed.err == first + said
+    what = "Training GAM, mlp, digits, 30% of the training labels wrong. How long it takes, "
+    assert first.startswith(what) and first.endswith(f"; results in {tmp_path}\n") and first.count("\n") == 1
 
 
 def test_a_bug_is_not_hidden(monkeypatch, tmp_path):

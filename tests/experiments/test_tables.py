@@ -19,6 +19,8 @@ NOT_OURS = (
     "| config | augmentation | CIFAR-10: SGD |",  # the paper's numbers
     "| config | base optimizer | top-1: base |",
     "| config | EfficientNet-B0: SGD |",
+    "| wish | chain |",  # options
+    "| Python | JAX | optax |",  # versions
 )
 """How tables begin that hold numbers, but no results of ours."""
 NO_RECORD = (
@@ -27,7 +29,7 @@ NO_RECORD = (
     "| run       | training loss |",
     "| ρ    | R0 SGD |",
 )
-"""How tables begin whose records were not kept; experiments/README.md says so of each."""
+"""How tables begin whose records were not kept; docs/results.md says so of each."""
 
 
 def read(page):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import rich.progress
 from jax.sharding import PartitionSpec
 
 from experiments.common.errors import require
@@ -51,13 +52,16 @@ class Variant(NamedTuple):
     fsdp: int
 
 
-def compile_all(config: AotConfig, load_train: LoadTrain, command: str, say: Callable[[str], None]) -> Path:
+def compile_all(
+    config: AotConfig, load_train: LoadTrain, command: str, progress: rich.progress.Progress, say: Callable[[str], None]
+) -> Path:
     """Compiles all variants for the slice; writes the numbers as they come, and then the report.
 
     Args:
       config: what to compile.
       load_train: the training run of a name, for a method.
       command: how the user started this, for the record.
+      progress: where to show progress.
       say: takes the numbers, as they come.
 
     Returns:
@@ -81,10 +85,14 @@ def compile_all(config: AotConfig, load_train: LoadTrain, command: str, say: Cal
         "records": records,
     }
     config.workdir.mkdir(parents=True, exist_ok=True)
-    for variant in variants(config):
+    wanted = variants(config)
+    bar = progress.add_task("", total=len(wanted))
+    for variant in wanted:
+        progress.update(bar, description=f"compiling {variant.method}, {variant.perturbation}, fsdp={variant.fsdp}")
         records.append(measure(config, load_train, variant, devices, chip))
         write_json(path, results)
         say(table(records[-1:]))
+        progress.advance(bar)
     report = write_markdown(results, chip, path.with_suffix(".md"))
     misfits = [record for record in records if not record["fits"]]
     require(not misfits, f"{'; '.join(map(too_large, misfits))}. The numbers are in {report}")
@@ -135,15 +143,17 @@ def measure(
     train = train_config(config, load_train, variant)
     mesh = make_mesh(train.devices, train.batch_size, devices)
     setup = set_up_without_data(train)
+    start = time.perf_counter()
     lowered = lower(setup, mesh, variant.perturbation, config.hvp)
+    traced = time.perf_counter()
     record: dict[str, Any] = {
         **variant._asdict(),
         "parts": len(devices) if gathers(setup, mesh) else variant.fsdp,
         "hvp": config.hvp,
         "chips": len(devices),
         "batch_size": train.batch_size,
+        "trace_seconds": traced - start,
     }
-    start = time.perf_counter()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -151,7 +161,7 @@ def measure(
         if needed is None:
             raise
         return record | {"fits": False, "memory": {"peak": needed, "available": chip.memory_bytes}}
-    record["compile_seconds"] = time.perf_counter() - start
+    record["compile_seconds"] = time.perf_counter() - traced
     return record | needs(compiled, chip, len(devices))
 
 
@@ -193,6 +203,7 @@ def needs(compiled: Any, chip: Chip, devices: int) -> dict[str, Any]:
         "network": sum(collective.wire_bytes for collective in found.values()) / chip.network_bandwidth,
     }
     return {
+        "instructions": sum(map(len, program.computations.values())),
         "fits": kept + memory.temp_size_in_bytes <= chip.memory_bytes,
         "flops": flops,
         "memory_traffic_bytes": moved,

@@ -44,6 +44,16 @@ def _line(record: Record) -> list[str]:
     ]
 
 
+def conclusion(results: Record) -> str:
+    """Which variant fills the memory of a chip most."""
+    fill = {id(one): one["memory"]["peak"] / one["memory"]["available"] for one in results["records"]}
+    fullest = max(results["records"], key=lambda one: fill[id(one)])
+    return (
+        f"{results['config']} fits {results['topology']} in all {len(fill)} ways; {METHODS[fullest['method']].label} "
+        f"needs the most memory, {fill[id(fullest)]:.0%} of a chip's"
+    )
+
+
 def write_markdown(results: Record, chip: Chip, path: Path) -> Path:
     """The table, and what it rests on."""
     text = [

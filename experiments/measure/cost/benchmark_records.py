@@ -11,7 +11,7 @@ from experiments.measure.cost.benchmark import Record
 _INTERVAL = Kind(lambda value: type(value) is int and value > 0, "an integer above 0")
 _ABOUT: Fields = {
     "network": TEXT,
-    "library": one_of("jax", "torch"),
+    "library": one_of("jax", "torch", "torch.compile"),
     "case": TEXT,
     "intervals": list_of(_INTERVAL),
     "seconds": {},

@@ -15,8 +15,8 @@ from experiments.common.store import write_atomically
 from experiments.measure.cost.benchmark import Record
 from experiments.measure.cost.timing import Ratio, ratio
 
-_LIBRARIES = {"jax": "", "torch": "PyTorch: "}
-_COLORS = {"jax": "#d55e00", "torch": "#0072b2"}
+_LIBRARIES = {"jax": "", "torch": "PyTorch: ", "torch.compile": "torch.compile: "}
+_COLORS = {"jax": "#d55e00", "torch": "#0072b2", "torch.compile": "#56b4e9"}
 
 
 class Row(NamedTuple):
@@ -116,7 +116,8 @@ def write_markdown(results: Record, folder: Path) -> Path:
         "# What a training step costs",
         "",
         "Multiples of the cost of an SGD step of the same library. Time: median of the ratios within each round, with "
-        "quartiles. FLOPs: of matrix products and convolutions in the compiled program. State: kept between steps "
+        "quartiles. FLOPs: of matrix products and convolutions in the compiled program (in that for the CPU where a "
+        "GPU's libraries hide them; of torch.compile those of PyTorch without). State: kept between steps "
         "beyond SGD's. With an interval there are two programs, as in the trainer; memory and compilation are those of "
         "the steps on which the method acts.",
         "",
@@ -145,6 +146,14 @@ def base_sentence(results: Record, network: str) -> str:
         compiled = f", compiled in {record['compile_seconds']:.1f} s" if "compile_seconds" in record else ""
         said.append(f"{record['library']} {time}{record['flops']['acting'] / 1e9:.2f} GFLOP{memory}{compiled}")
     return "SGD's step: " + "; ".join(said) + "."
+
+
+def conclusion(results: Record, network: str) -> str:
+    """What the step of exact GAM costs, or that of the dearest case where it was not measured."""
+    found = [row for row in _every_step(rows(results["records"], network)) if row.library == "jax"]
+    row = next((row for row in found if row.name == "GAM"), max(found, key=lambda row: row.flops["acting"]))
+    time = f"{row.times['acting'].median:.1f} times SGD's time and " if row.times else ""
+    return f"{network}: a step of {row.name} takes {time}{row.flops['acting']:.1f} times SGD's FLOPs"
 
 
 def draw(results: Record, folder: Path) -> Path:

@@ -37,6 +37,7 @@ CHIPS = {
     "v4": Chip(275e12, 32 * 2**30, 1228e9, 300e9),
     "v5e": Chip(197e12, 15.75 * 2**30, 819e9, 200e9),
     "v5p": Chip(459e12, 95 * 2**30, 2765e9, 600e9),
+    "v6e": Chip(918e12, 31.25 * 2**30, 1638e9, 400e9),
 }
 """By generation."""
 _COMPILER_ONLY = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}

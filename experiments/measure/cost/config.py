@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from experiments.common.errors import require, require_at_least, require_distinct
 from experiments.data.config import DataConfig, DataName
-from experiments.models.config import ModelConfig
+from experiments.models.config import ModelConfig, ModelName
 from experiments.optim.methods import METHODS, Method
 from gam_jax import HvpMode
 
@@ -47,6 +47,8 @@ class BenchmarkConfig:
     """Rounds before these, which do not count."""
     peers: bool = True
     """Also measure optax.contrib.sam, and PyTorch where it is installed (extra `peers`)."""
+    torch_compile: bool = False
+    """Also measure PyTorch's steps with the network compiled by torch.compile, which cannot be differentiated twice."""
 
     def __post_init__(self):
         require_distinct("networks", self.networks)
@@ -96,3 +98,32 @@ class AotConfig:
             require_distinct(name, getattr(self, name))
         require(all(n >= 1 for n in self.fsdp), f"fsdp must hold numbers >= 1, got {self.fsdp}")
         require_at_least(self, 1, "batch_size")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AotGridConfig:
+    """The step of a training run over a grid, each cell compiled for a TPU slice. The first list changes slowest."""
+
+    config: str = "imagenet_vit_b32"
+    """The training run, whose network is replaced by each of the following."""
+    networks: tuple[ModelName, ...] = ("vit_b32", "vit_b16", "vit_l16")
+    """Networks."""
+    topologies: tuple[str, ...] = ("v5e:4x4", "v5e:16x16", "v6e:16x16")
+    """Generations and shapes of the slices."""
+    images: tuple[int, ...] = (16, 64, 128)
+    """Images in a step, on each chip."""
+    methods: tuple[Method, ...] = ("plain", "sam", "accelerated_gam", "gam")
+    """Methods."""
+    fsdp: tuple[int, ...] = (1,)
+    """Chips among which parameters and optimizer state are divided; 1 copies them to all."""
+    hvp: HvpMode = "linearize"
+    """How GAM's Hessian-vector products are computed."""
+    workdir: Path = Path("runs/aot_grid")
+    """Folder of the records and the report. Cells that have a record there are not compiled again."""
+
+    def __post_init__(self):
+        for name in ("networks", "topologies", "images", "methods", "fsdp"):
+            require_distinct(name, getattr(self, name))
+        for name in ("images", "fsdp"):
+            numbers = getattr(self, name)
+            require(all(n >= 1 for n in numbers), f"{name} must hold numbers >= 1, got {numbers}")

@@ -114,6 +114,7 @@ def _resnet(depths: tuple[int, ...], stem: int, projection: bool) -> Callable[..
 NETWORKS = {
     "vit": _vit(4, 192, 3),
     "vit_s32": _vit(32, 384, 6),
+    "vit_s16": _vit(16, 384, 6),
     "vit_b32": _vit(32, 768, 12),
     "resnet18": _resnet((2, 2, 2, 2), 64, True),
     "resnet20": _resnet((3, 3, 3), 16, False),

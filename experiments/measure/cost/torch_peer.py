@@ -19,13 +19,15 @@ _BETA, _GAMMA, _RHO_PRIME = 0.5, 0.03, 0.02
 class Problem:
     """One network on one batch: losses and gradients at the parameters and near them."""
 
-    def __init__(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor):
-        self._model, self._images, self._labels = model, images, labels
+    def __init__(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype):
+        self._model, self._images, self._labels, self._dtype = model, images, labels, dtype
         self.params = [p for p in model.parameters() if p.requires_grad]
 
     def gradient(self, *, differentiable: bool = False) -> Tensors:
         """The gradient at the parameters as they are now; with a graph of its own to be differentiated again."""
-        loss = nn.functional.cross_entropy(self._model(self._images), self._labels)
+        narrow = self._dtype != torch.float32
+        with torch.autocast(self._images.device.type, self._dtype, enabled=narrow):  # parameters stay float32
+            loss = nn.functional.cross_entropy(self._model(self._images).float(), self._labels)
         return torch.autograd.grad(loss, self.params, create_graph=differentiable)
 
     def norm_and_gradient(self) -> tuple[Tensors, Tensors]:
@@ -99,15 +101,30 @@ METHODS: dict[str, Callable[[Problem], Tensors]] = {
 }
 
 
-def steps(model: nn.Module, batch: Batch) -> Iterator[tuple[str, Callable[[], None], float]]:
-    """Name, one training step, and its FLOPs in matrix products and convolutions, for each method."""
+_TWICE = ("GAM, double backward",)
+"""Methods that differentiate the network twice, which torch.compile refuses."""
+
+
+def steps(model: nn.Module, batch: Batch, dtype: str, *, compiled: bool) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Name and one training step of each method.
+
+    Args:
+      model: the network.
+      batch: what it is trained on.
+      dtype: of the computation, as in :class:`experiments.models.config.ModelConfig`.
+      compiled: whether torch.compile compiles the network.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device)
-    images = torch.from_numpy(np.array(batch.image, np.float32)).permute(0, 3, 1, 2).contiguous().to(device)
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format  # what its kernels are best at
+    model = model.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+    images = torch.from_numpy(np.array(batch.image, np.float32)).permute(0, 3, 1, 2)
+    images = (images.to(device).contiguous(memory_format=layout) / 255 - 0.45) / 0.25
     labels = torch.from_numpy(np.array(batch.label, np.int64)).to(device)
-    images = (images / 255 - 0.45) / 0.25
-    problem = Problem(model, images, labels)
+    network: nn.Module = torch.compile(model) if compiled else model  # pyright: ignore[reportAssignmentType]
+    problem = Problem(network, images, labels, getattr(torch, dtype))
     for name, method in METHODS.items():
+        if compiled and name in _TWICE:
+            continue
         optimizer = torch.optim.SGD(problem.params, lr=0.01, momentum=0.9, weight_decay=5e-4)
 
         def step(method: Callable[[Problem], Tensors] = method, optimizer: torch.optim.SGD = optimizer) -> None:
@@ -117,6 +134,11 @@ def steps(model: nn.Module, batch: Batch) -> Iterator[tuple[str, Callable[[], No
             if device.type == "cuda":
                 torch.cuda.synchronize()
 
-        with FlopCounterMode(display=False) as counter:
-            step()
-        yield name, step, float(counter.get_total_flops())
+        yield name, step
+
+
+def flops(step: Callable[[], None]) -> float:
+    """Floating-point operations of a step in matrix products and convolutions; runs it once."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return float(counter.get_total_flops())

@@ -94,11 +94,16 @@ def landscape_table(results: Sequence[Result]) -> str:
     rows, x = [], np.zeros(1)
     for look, result in zip(looks(results), results, strict=True):
         x, losses = _slices(result)
-        middle = losses[:, len(x) // 2]
-        rises = (losses[:, 0] + losses[:, -1]) / 2 - middle
-        error = rises.std(ddof=1) / len(rises) ** 0.5
-        rows.append([look.label, f"{middle[0]:.3f}", f"{rises.mean():.3f} ± {error:.3f}"])
+        found = rises(result)
+        error = found.std(ddof=1) / len(found) ** 0.5
+        rows.append([look.label, f"{losses[0, len(x) // 2]:.3f}", f"{found.mean():.3f} ± {error:.3f}"])
     return markdown(["run", "training loss", f"rise at distance {x[-1]:g}"], rows)
+
+
+def rises(result: Result) -> np.ndarray:
+    """How far the loss rises from the middle of each one-dimensional slice to its ends, in the mean of both."""
+    x, losses = _slices(result)
+    return (losses[:, 0] + losses[:, -1]) / 2 - losses[:, len(x) // 2]
 
 
 def draw_flatness(results: Sequence[Result], folder: Path) -> list[Path]:

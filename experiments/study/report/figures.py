@@ -17,6 +17,7 @@ from experiments.models.config import network
 from experiments.optim.methods import METHODS
 from experiments.optim.recipes import RECIPES
 from experiments.study.config import CompareConfig
+from experiments.study.report.conclusion import headline, labels
 from experiments.study.report.statistics import Estimate, Row
 from experiments.study.report.study import Study, measures
 
@@ -42,17 +43,16 @@ def draw(study: Study) -> Path:
         for column, noise in enumerate(config.noise):
             rows = [row for row in study.summary if row.noise == noise]
             _column(study, list(axes[:, column]), rows)
-            axes[0, column].set_title("clean labels" if noise == 0 else f"{noise:.0%} of the training labels wrong")
+            axes[0, column].set_title(f"{noise:.0%} of the training labels wrong" if noise else "clean labels")
         axes[0, 0].set_ylabel("test accuracy, %")
         if eigenvalues:
             axes[1, 0].set_ylabel("top Hessian eigenvalue\n(lower is flatter)")
         images = f", {config.data.train_size} training images" if config.data.train_size else ""
         task = f"{config.data.name}, {network(config.model)}{images}, every method tuned with the same budget"
-        figure.suptitle(
-            f"{textwrap.fill(task, int(11.5 * size[0]))}\n"  # as many characters as fit into the width
-            f"pale dots: {config.seeds} seeds, strong dots: mean and standard error",
-            fontsize=11,
-        )
+        width = int(11.5 * size[0])  # as many characters as fit
+        figure.suptitle(textwrap.fill(headline(study), int(0.9 * width)), fontsize=11, weight="bold")
+        dots = f"pale dots: {config.seeds} seeds, strong dots: mean and standard error"
+        figure.supxlabel(f"{textwrap.fill(task, width)}\n{dots}", fontsize=11)
         return save(figure, config.workdir / "comparison.png")
 
 
@@ -88,10 +88,6 @@ def _strip(axes: Axes, place: int, runs: np.ndarray, estimate: Estimate, color: 
     )
 
 
-def _labels(noise: float) -> str:
-    return f"{noise:.0%} wrong labels" if noise else "clean labels"
-
-
 def draw_noise(study: Study) -> Path:
     """Test accuracy over the share of wrong labels, with standard errors (Fig. C.2 of the paper)."""
     config = study.config
@@ -104,6 +100,7 @@ def draw_noise(study: Study) -> Path:
             means, errors, _ = zip(*accuracy, strict=True)
             axis.errorbar(x, means, errors, marker="o", markersize=4, capsize=3, color=color(method), label=name)
         axis.set(xlabel="training labels that are wrong, %", ylabel="test accuracy, %")
+        axis.set_title("mean over seeds, with standard errors", fontsize=11)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
         return save(figure, config.workdir / "noise.png")
@@ -124,7 +121,7 @@ def draw_frontier(study: Study) -> Path:
                 name = f"{number}  {study.label(row.method)}"
                 axis.errorbar(row.flop_ratio, gain.mean, gain.error, color=color(row.method), label=name, **mark)
                 axis.annotate(str(number), (row.flop_ratio, gain.mean), (6, 3), textcoords="offset points", fontsize=9)
-            axis.set(xscale="log", xlabel=f"cost of a step (FLOPs, {base} = 1)", title=_labels(noise))
+            axis.set(xscale="log", xlabel=f"cost of a step (FLOPs, {base} = 1)", title=labels(noise))
             axis.set(ylabel=f"gain in test accuracy over {base}, percentage points")
             axis.set_xticks([1, 1.5, 2, 3, 4, 5, 6, 7], ["1", "1.5", "2", "3", "4", "5", "6", "7"])
             axis.xaxis.set_minor_locator(NullLocator())
@@ -152,7 +149,7 @@ def draw_ratios(study: Study) -> Path:
             rows = {row.method: row for row in study.summary if row.noise == noise}
             time = [rows[method].time_ratio for method in shares]
             means, errors, _ = zip(*(rows[method].test_accuracy for method in shares), strict=True)
-            axis.errorbar(time, means, errors, marker="o", markersize=4, capsize=3, label=_labels(noise))
+            axis.errorbar(time, means, errors, marker="o", markersize=4, capsize=3, label=labels(noise))
             for x, y, share in zip(time, means, shares.values(), strict=True):
                 axis.annotate(f"{share:g}", (x, y), (5, 5), textcoords="offset points", fontsize=9)
         base = study.label(config.methods[0])
@@ -193,7 +190,7 @@ def draw_flatness(study: Study) -> Path:
                 axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
                 axis.yaxis.set_minor_locator(NullLocator())
                 axis.grid(axis="y", alpha=0.3)
-            line[0].set_ylabel(_labels(noise))
+            line[0].set_ylabel(labels(noise))
         handles = axes[0, 0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside upper center", ncols=min(count, 6), frameon=False)
         return save(figure, config.workdir / "flatness.png")

@@ -34,7 +34,7 @@ def publish(study: Study) -> list[Path]:
     """Writes pictures, CSV and report into the study's folder, and returns where."""
     config = study.config
     pictures = [figures.draw(study)]
-    if len(config.noise) > 1:
+    if len(config.noise) > 2:
         pictures.append(figures.draw_noise(study))
     if not RECIPES.keys().isdisjoint(config.methods):
         pictures.append(figures.draw_frontier(study))

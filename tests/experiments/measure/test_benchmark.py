@@ -172,7 +172,7 @@ def test_counts_and_phases_of_one_case(written, name):
     sgd, gam = (next(record for record in written_records(folder) if record["case"] == case) for case in ("SGD", name))
     assert sgd["flops"]["acting"] == gam["flops"]["skipped"] > 0 and "skipped" not in sgd["flops"]
     assert gam["flops"]["acting"] > 4 * sgd["flops"]["acting"]
-    assert gam["state_bytes"] - sgd["state_bytes"] == 4 * (1 + len(gam_jax.Diagnostics._fields))
+    assert gam["state_bytes"] - sgd["state_bytes"] == 4 * (2 + len(gam_jax.Diagnostics._fields))
     _, programs, _ = compiled[name]
     assert (programs["acting"] is programs["skipped"]) == (name != "GAM")
     assert gam["intervals"] == ([1, 10] if name == "GAM" else [10])
@@ -242,9 +242,8 @@ def test_a_stand_in_has_no_images():
 def test_pytorch_has_the_same_network_and_methods(network):
     pytest.importorskip("torch", reason="needs the extra 'peers'")
     settings = BenchmarkConfig(batch_size=8)
-    train = train_config(settings, network)
-    batch = random_batch(set_up_without_data(train).pipeline.data_set, 8)
-    found = [record for record, _ in peers.torch_cases(train, network, batch)]
+    batch = random_batch(set_up_without_data(train_config(settings, network)).pipeline.data_set, 8)
+    found = [record for record, _ in peers.torch_cases(settings, network, batch)]
     flops = [record["flops"]["acting"] / found[0]["flops"]["acting"] for record in found]
     assert flops == pytest.approx([1, 2, 6, 4], rel=0.02)
     sgd = next(cases(settings, network))

@@ -11,7 +11,7 @@ from experiments.models.registry import NAMES, build
 from gam_jax import flatness
 from gam_jax.flatness import _filters
 
-LARGER = {"resnet101", "wrn28_10", "vit_s32", "vit_b32"}  # of a smaller one's kind
+LARGER = {"resnet101", "wrn28_10", "vit_s32", "vit_s16", "vit_b32", "vit_b16", "vit_l16"}  # of a smaller one's kind
 
 
 def test_a_parameter_without_a_rule_is_refused():

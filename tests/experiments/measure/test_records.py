@@ -83,7 +83,7 @@ def test_whatever_a_benchmark_holds_is_refused_or_shown(tmp_path, number):
         (("flops", "skipped"), ..., "record 1, has no 'flops.skipped', expected a number above 0"),
         (("seconds", "acting"), [1.0], "has seconds.acting = [1.0], expected a list of 2, each a number above 0"),
         (("intervals",), [0], "has intervals = [0], expected a list of some, each an integer above 0"),
-        (("library",), "numpy", "has library = 'numpy', expected 'jax' or 'torch'"),
+        (("library",), "numpy", "has library = 'numpy', expected 'jax' or 'torch' or 'torch.compile'"),
         (("compile_seconds",), "3", "has compile_seconds = '3', expected a number above 0"),
     ],
 )

@@ -13,7 +13,8 @@ from experiments.models.registry import NAMES, build
 
 # Name, image size, classes, parameters, and multiply-adds of one image in billions, with the published precision:
 # torchvision's tables (resnet*, vit_b32; 224 pixels), imgclsmob (wrn28_10, pyramidnet110), pytorch-cifar (resnet18,
-# resnet101 at 32 pixels), pytorch-classification (ResNeXt-29, 8x64d: 34.43 M), TorchSSL (wrn28_2), timm (vit_s32).
+# resnet101 at 32 pixels), pytorch-classification (ResNeXt-29, 8x64d: 34.43 M), TorchSSL (wrn28_2),
+# timm (vit_s32, vit_*16).
 SLOW = pytest.mark.slow  # deep, and like another row
 PUBLISHED = [
     ("resnet18", 32, 10, 11_173_962, 0.556),
@@ -30,7 +31,10 @@ PUBLISHED = [
     pytest.param("pyramidnet110", 32, 100, 28_511_307, None, marks=SLOW),
     ("resnext", 32, 10, 34_426_698, 5.4),
     ("vit_s32", 224, 1000, 22_878_952, 1.15),
+    ("vit_s16", 224, 1000, 22_050_664, 4.61),
     ("vit_b32", 224, 1000, 88_224_232, 4.41),
+    ("vit_b16", 224, 1000, 86_567_656, 17.58),
+    ("vit_l16", 224, 1000, 304_326_632, 61.60),
     ("mlp", 28, 10, (28 * 28 * 3 + 1) * 128 + 129 * 128 + 129 * 10, None),
     # DeiT-Ti at 224 pixels with 1000 classes (5,717,416), less its larger patches, more patches and more classes
     ("vit", 32, 10, 5_717_416 - (16**2 - 4**2) * 3 * 192 - (14**2 - 8**2) * 192 - 990 * 193, None),
