@@ -29,7 +29,7 @@ def test_older_records_are_understood(said, now):
 def test_what_auto_stands_for(scanned, second_order, divided):
     kinds = {"scanned": scanned, "second_order": second_order, "divided": divided}
     pays = scanned and (second_order or divided)
-    assert resolve("auto", **kinds) == ("dots_no_batch" if pays else "none")
+    assert resolve("auto", **kinds) == ("dots_no_batch" if pays else "auto")
     assert resolve("dots", **kinds) == "dots"
 
 
