@@ -74,7 +74,7 @@ def assert_builds(name, method):
     state = jax.eval_shape(setup.init)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
     batch = shapes(config.batch_size, data_set.image_shape)
-    step = functools.partial(train_step, config, setup.seen, setup.loss_fn, setup.chain.tx)
+    step = functools.partial(train_step, config, setup.seen, setup.chain.value_and_grad, setup.chain.tx)
     kind = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
     assert kind(jax.eval_shape(step, state, batch)) == kind(state)
     evaluated = functools.partial(evaluation_step, setup.model, data_set)
@@ -165,7 +165,7 @@ def trained_tiny(network, method, **changes):
     batch = Batch(image, np.arange(4, dtype=np.int32), np.arange(4, dtype=np.int32), np.ones(4, np.float32))
     before = jax.jit(setup.init, compiler_options=QUICK)()
     step = jax.jit(
-        functools.partial(train_step, config, setup.seen, setup.loss_fn, setup.chain.tx), compiler_options=QUICK
+        functools.partial(train_step, config, setup.seen, setup.chain.value_and_grad, setup.chain.tx), compiler_options=QUICK
     )
     return before, step(step(before, batch), batch)
 
@@ -230,7 +230,7 @@ def test_every_study_builds(folder, name):
     compare.check(study)
     config = study.run(study.methods[0], trials(study, study.methods[0])[0], study.noise[-1], seed=1)
     setup = set_up(config)
-    step = functools.partial(train_step, config, setup.seen, setup.loss_fn, setup.chain.tx)
+    step = functools.partial(train_step, config, setup.seen, setup.chain.value_and_grad, setup.chain.tx)
     batch = shapes(config.batch_size, setup.pipeline.data_set.image_shape)
     state = jax.eval_shape(setup.init)
     assert jax.tree.structure(jax.eval_shape(step, state, batch)) == jax.tree.structure(state)
