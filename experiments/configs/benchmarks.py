@@ -1,5 +1,7 @@
 """Benchmarks by name: what is measured where.
 
+Command: python -m experiments.main benchmark --config gpu_resnet18 --workdir runs/gpu_resnet18
+
 gpu_resnet18 and gpu_vit_s16 are of sizes that fill one GPU, in bfloat16, beside PyTorch with and without torch.compile.
 """
 
