@@ -24,6 +24,7 @@ from experiments.measure.cost.config import AotConfig, Perturbation
 from experiments.measure.cost.stand_in import set_up_without_data
 from experiments.models.config import ModelConfig
 from experiments.models.shards import AXES
+from experiments.optim.chain import make_chain
 from experiments.optim.config import OptimConfig
 from experiments.optim.methods import Method
 from experiments.train.compiled import MethodPrograms, Step, TaskPrograms
@@ -168,7 +169,13 @@ def measure(
 def lower(setup: Setup, mesh: Mesh, perturbation: Perturbation, hvp: HvpMode) -> Any:
     """The trainer's step, traced; with per_replica inside a shard_map."""
     replicas: Any = {"axis_name": AXES, "per_replica": True} if perturbation == "per_replica" else {}
-    programs = MethodPrograms(setup, TaskPrograms(setup, mesh))
+    chain = make_chain(setup.config.optim, setup.loss_fn, setup.steps, hvp=hvp, **replicas)
+
+    def init() -> TrainState:  # of replicas, which keep no mismatch
+        state = setup.init()
+        return state._replace(opt_state=chain.tx.init(state.params))
+
+    programs = MethodPrograms(setup._replace(init=init), TaskPrograms(setup, mesh))
     step = programs.step(hvp=hvp, **replicas)
     return programs.lower(_on_each_replica(step, mesh) if replicas else step)
 
