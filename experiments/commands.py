@@ -88,7 +88,10 @@ def run_tables(pages: Sequence[Path], check: bool) -> None:
 
 def run_train(settings: TrainConfig, command: str) -> None:
     """Trains one network."""
+    import jax
+
     from experiments.common.progress import announce
+    from experiments.measure.cost.chips import peak_flops
     from experiments.train.mesh import is_first, start
 
     start(settings.devices)
@@ -97,7 +100,7 @@ def run_train(settings: TrainConfig, command: str) -> None:
         announce(f"Training {settings.title}", how_long, settings.workdir)
     from experiments.train.run import run
 
-    scores = run(settings, command)
+    scores = run(settings, command, peak_flops(jax.devices()[0].device_kind))
     if not is_first():
         return
     print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in scores.items()))

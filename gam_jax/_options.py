@@ -49,7 +49,11 @@ class Options:
         Otherwise T is a pytree with the structure of the parameters, of arrays like them or scalars, or a function
         from the parameters to one.
       axis_name: the mesh axis or axes of the replicas, inside shard_map or pmap. The updates that come out are
-        averaged over it, whether those that come in are or not.
+        averaged over it, whether those that come in are or not. Parameters that are divided (FSDP, ZeRO-3) need no
+        option: inside shard_map the loss is the mean over all devices (``jax.lax.pmean``) and gathers parameters where
+        it uses them, as in examples/fsdp_shard_map.py; norms are then those of all parts. Types tell what is divided,
+        but not with ``check_vma=False`` and in pmap, where parameters have to be whole. With replicas beside it, name
+        their axes alone, and let the loss be the mean over the others.
       per_replica: each replica perturbs with its own gradient (m-sharpness); one average, at the end. With
         ``between="hold"`` acting steps take one more, of the term.
       groups: m-sharpness on one device: the batch in so many groups, each of which perturbs with its own gradient and

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([^{}]*)\})?")
+_CALLS = ("body", "branch_computations", "true_computation", "false_computation", "calls", "to_apply")
 _NAME = re.compile(r"%([\w.\-]+)")
 
 
@@ -97,6 +98,19 @@ class Program:
     def total(self, weight: Weight, choose: Callable = max) -> float:
         """The cost of one call."""
         return sum(weight(self, executed) for executed in self.executed(weight, choose))
+
+    def looped(self, opcode: str) -> int:
+        """How many instructions of a kind stand in a loop or a branch, or in what is called there."""
+
+        def count(name: str, inside: bool) -> int:
+            found = 0
+            for instruction in self.computations[name].values():
+                found += inside and instruction.opcode == opcode
+                nested = inside or instruction.opcode in ("while", "conditional")
+                found += sum(count(called, nested) for part in _CALLS for called in instruction.called(part))
+            return found
+
+        return count(self.entry, False)
 
     def operand(self, executed: Executed, index: int) -> Array:
         """The type of an operand that is one array."""

@@ -10,8 +10,9 @@ DataName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "pacs", "im
 """Data sets that a network can be trained on."""
 SPLIT_PER_SEED: tuple[DataName, ...] = ("digits", "pacs")
 """Those of which each seed of a study draws its own split."""
-Augmentation = Literal["none", "basic", "cutout", "randaugment", "autoaugment"]
-"""Of training images: nothing; random crop and flip; and on top of these Cutout, RandAugment, AutoAugment."""
+Augmentation = Literal["none", "basic", "cutout", "randaugment", "autoaugment", "randaugment_light"]
+"""Of training images: nothing; random crop and flip; and on top of these Cutout, RandAugment, AutoAugment, or a light
+RandAugment alone."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,7 @@ class Examples:
 class StreamPipeline:
     """The batches of a data set on disk; see :class:`experiments.data.batches.Pipeline`.
 
-    Process p of P gets the rows p, p + P, p + 2 P, ... of every batch.
+    Process p of P gets the p-th of P equal blocks of rows of every batch.
     """
 
     data_set: DataSet
@@ -134,7 +134,8 @@ class StreamPipeline:
 
         Batches are made before the reading is parted among workers, so that they are the same for any number of these.
         """
-        own = rows[self.process_index :: self.process_count].batch(self.batch_size // self.process_count)
+        share = self.batch_size // self.process_count
+        own = _Block(rows, self.batch_size, self.process_index * share, share).batch(share)
         threads = 1 if workers else min(16, os.cpu_count() or 1)  # each decodes one batch at a time
         ahead = own[start_step:].to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
         if workers:
@@ -143,6 +144,21 @@ class StreamPipeline:
             ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _end_with_parent)
         with contextlib.closing(iter(ahead)) as batches:
             yield from batches
+
+
+class _Block(grain.MapDataset):
+    """The same block of rows of every batch."""
+
+    def __init__(self, rows: grain.MapDataset, batch_size: int, start: int, share: int):
+        super().__init__(rows)
+        self._batch_size, self._start, self._share = batch_size, start, share
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch_size * self._share
+
+    def __getitem__(self, index: Any) -> Any:
+        batch, row = divmod(index, self._share)
+        return self._parent[batch * self._batch_size + self._start + row]
 
 
 def _end_with_parent(worker: int, workers: int) -> None:

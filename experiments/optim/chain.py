@@ -10,6 +10,7 @@ import optax
 
 import gam_jax
 from experiments.common.errors import UserError
+from experiments.optim.clip import clip
 from experiments.optim.config import STATIC, OptimConfig, RhoSchedule
 from experiments.optim.methods import METHODS
 
@@ -40,7 +41,7 @@ class Chain(NamedTuple):
 def build(
     config: OptimConfig, loss_fn: Callable[..., Any], steps: int, *, at_once: bool = False, **options: Any
 ) -> Chain:
-    """The optax chain: the method's links (SAM before GAM), then the base optimizer with its weight decay.
+    """The optax chain: the method's links (SAM before GAM), clipping, then the base optimizer with its weight decay.
 
     Args:
       config: what to build.
@@ -70,7 +71,8 @@ def build(
     value_and_grad = gradient_alone(loss_fn)
     if at_once and METHODS[config.method].at_once and _acts_alone(options):
         value_and_grad, links = _at_once(config, loss_fn, numbers, options, links)
-    return Chain(optax.chain(*links.values(), *base), learning_rate, tuple(links), value_and_grad)
+    clipped = [] if config.clip is None else [clip(config.clip)]
+    return Chain(optax.chain(*links.values(), *clipped, *base), learning_rate, tuple(links), value_and_grad)
 
 
 def gradient_alone(loss_fn: Callable[..., Any]) -> Callable[..., Any]:

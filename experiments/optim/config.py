@@ -11,8 +11,8 @@ from experiments.common.errors import nearest, require, require_at_least, requir
 from experiments.optim.methods import METHODS, SHARED, TUNABLE, Base, Method, label
 from gam_jax import Between, HvpMode
 
-Averaging = Literal["none", "swad"]
-"""What to do with the iterates: take the last one, or average them (gam_jax.averaging.swad)."""
+Averaging = Literal["none", "swad", "ema"]
+"""What to do with the iterates: take the last one, or average them (gam_jax.averaging.swad, experiments.train.ema)."""
 
 
 RhoSchedule = Literal["constant", "proportional", "inverse_sqrt"]
@@ -59,6 +59,8 @@ class OptimConfig:
     """Length of what look adds, as a multiple of the norm of the gradient; LookSAM has 0.2 to 0.7."""
     max_ratio: float | None = None
     """Bound of what the method adds, as a multiple of the norm of the gradient; none if not given."""
+    clip: float | None = None
+    """Bound of the norm of what the base optimizer gets, all parameters together; none if not given."""
     ascent_hvp: HvpMode | None = None
     """How GAM's ascent direction is computed; finite_difference makes a step 5 gradients rather than 6."""
     curvature_share: int = 1
@@ -117,10 +119,11 @@ def check_optim(optim: OptimConfig) -> None:
         math.isfinite(optim.look_ratio) and optim.look_ratio >= 0,
         f"look_ratio must be a finite number >= 0, got {optim.look_ratio}",
     )
-    require(
-        optim.max_ratio is None or (math.isfinite(optim.max_ratio) and optim.max_ratio > 0),
-        f"max_ratio must be a finite number > 0, got {optim.max_ratio}",
-    )
+    for name in ("max_ratio", "clip"):
+        bound = getattr(optim, name)
+        require(
+            bound is None or (math.isfinite(bound) and bound > 0), f"{name} must be a finite number > 0, got {bound}"
+        )
     require(
         optim.between == "skip" or optim.interval > 1,
         f"between={optim.between!r} needs an interval above 1, got {optim.interval}",

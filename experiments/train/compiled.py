@@ -19,7 +19,7 @@ from experiments.optim.config import OptimConfig
 from experiments.train.mesh import Mesh
 from experiments.train.setup import Setup
 from experiments.train.shards import gathers, loss_of_all, on_shards
-from experiments.train.state import AVERAGING, Sums, TrainState, initial_state, initial_weights
+from experiments.train.state import Sums, TrainState, averaging, initial_state, initial_weights
 from experiments.train.step import LossFn, evaluation_step, running_statistics, train_step
 
 HIDING = ("__cublas", "__cudnn", "__onednn")
@@ -86,11 +86,11 @@ class MethodPrograms:
         shapes = jax.eval_shape(setup.init)
         self._layout = task.mesh.state(shapes, setup.model.stacked)
         self.abstract: TrainState = jax.tree.map(_lying, shapes, self._layout)
-        averaging = AVERAGING[setup.config.averaging]
-        initial = functools.partial(initial_state, setup.chain.tx.init, setup.config.averaging)
+        mean = averaging(setup.config)
+        initial = functools.partial(initial_state, setup.chain.tx.init, mean.init)
         self.initial = jax.jit(initial, out_shardings=self._layout, donate_argnums=0)
-        self.validate = jax.jit(averaging.validate, out_shardings=self._layout.averaging)
-        self.average = jax.jit(averaging.average, out_shardings=self._layout.params)
+        self.validate = jax.jit(mean.validate, out_shardings=self._layout.averaging)
+        self.average = jax.jit(mean.average, out_shardings=self._layout.params)
         self._compiled: dict[bool, Any] = {}
 
     def step(self, **options: Any) -> Step:
@@ -140,12 +140,12 @@ class MethodPrograms:
         Loops count as often as they run, unlike in XLA's own count. None where that cannot be told: a loop may run as
         often as the data say, and a GPU's libraries hide products.
         """
-        texts = [self._compiled[acts].as_text() for acts in (True, min(self._compiled))]
-        if any(library in text for text in texts for library in HIDING):
+        texts = {acts: compiled.as_text() for acts, compiled in self._compiled.items()}
+        if any(library in text for text in texts.values() for library in HIDING):
             return None
         try:
-            acting, between = map(parse, texts)
-            return acting.total(matmul_flops, max), between.total(matmul_flops, min)
+            found = {acts: parse(text) for acts, text in texts.items()}
+            return found[True].total(matmul_flops, max), found[min(found)].total(matmul_flops, min)
         except ValueError:
             return None
 
@@ -153,6 +153,19 @@ class MethodPrograms:
     def temporary_bytes(self) -> int | None:
         """Memory beside arguments and results of a call on which the method acts."""
         return getattr(self._compiled[True].memory_analysis(), "temp_size_in_bytes", None)
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Memory of a call on which the method acts: arguments, results that are not among them, and the rest."""
+        memory = self._compiled[True].memory_analysis()
+        if memory is None:
+            return None
+        kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return kept + memory.temp_size_in_bytes
+
+    def looped(self, opcode: str) -> int:
+        """How many instructions of a kind stand in loops or branches of the step on which the method acts."""
+        return parse(self._compiled[True].as_text()).looped(opcode)
 
 
 def _lying(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:

@@ -1,8 +1,9 @@
 """One training run: data, network, optimizer, and everything around them."""
 
 import dataclasses
+import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -12,6 +13,9 @@ from experiments.data.config import DataConfig
 from experiments.models.config import ModelConfig
 from experiments.optim.config import Averaging as Averaging
 from experiments.optim.config import OptimConfig, check_optim
+
+LossName = Literal["softmax", "sigmoid"]
+"""Of all classes together, or a yes or no for each."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,8 +71,16 @@ class TrainConfig:
     """Stop after so many steps, in place of epochs."""
     label_smoothing: float = 0.0
     """Probability that the target gives to the other classes, spread evenly over them."""
+    loss: LossName = "softmax"
+    """What is minimised: the cross-entropy of the softmax, or of a sigmoid for each class, summed over the classes.
+    Evaluations always report the former."""
+    mixup: float = 0.0
+    """Mix each image of a batch with another one, by a share drawn from Beta(mixup, mixup); 0 mixes nothing."""
     averaging: Averaging = "none"
-    """swad: take the average of the iterates that the validation loss chooses, in place of the last ones."""
+    """In place of the last iterates take: swad: the average of those that the validation loss chooses; ema: the
+    exponential moving average."""
+    ema_decay: float = 0.9999
+    """Of the weight of an iterate in the moving average, in a step."""
     seed: int = 0
     """Decides label noise, initial parameters, the order of the examples and their augmentation."""
     eval_epochs: int = 1
@@ -79,6 +91,9 @@ class TrainConfig:
     """Where to compute."""
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     """When to save."""
+    profile: bool = False
+    """Write what the devices do in the 10th to 12th step of this start into the folder profile, for TensorBoard or
+    xprof."""
 
     def __post_init__(self):
         require_at_least(self, 1, "epochs", "batch_size", "eval_epochs", "log_every")
@@ -90,8 +105,14 @@ class TrainConfig:
             f"label_smoothing must be a probability in [0, 1), got {self.label_smoothing}",
         )
         require(
-            self.averaging == "none" or self.data.validation > 0,
+            self.averaging != "swad" or self.data.validation > 0,
             "averaging='swad' chooses by the validation loss: data.validation must be above 0, got 0",
+        )
+        require(math.isfinite(self.mixup) and self.mixup >= 0, f"mixup must be a finite number >= 0, got {self.mixup}")
+        require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        require(
+            self.averaging == "ema" or self.ema_decay == TrainConfig.ema_decay,
+            f"averaging={self.averaging!r} has no ema_decay, got {self.ema_decay}",
         )
         check_optim(self.optim)
 
@@ -103,7 +124,7 @@ class TrainConfig:
 
     def identity(self) -> dict[str, Any]:
         """Whatever decides the results, as JSON holds it: not where files lie, nor where it is computed."""
-        return to_json(self, ("workdir", "devices", "checkpoints", "data.folder", "data.workers"))
+        return to_json(self, ("workdir", "devices", "checkpoints", "profile", "data.folder", "data.workers"))
 
     @classmethod
     def of(cls, workdir: Path, identity: Any) -> "TrainConfig":

@@ -16,6 +16,7 @@ import gam_jax
 from experiments.common.errors import UserError, require
 from experiments.common.provenance import changes, provenance
 from experiments.common.store import Record, Store, open_store
+from experiments.train.config import TrainConfig
 from experiments.train.mesh import is_first
 
 _ABOUT = ("kind", "step", "session")
@@ -91,11 +92,14 @@ def open_metrics(workdir: Path, config: dict[str, Any]) -> Iterator[Metrics]:
 
 
 def _with_config(workdir: Path, there: Any) -> Any:
-    """What ``config.json`` holds, if it can be compared with a config."""
+    """What ``config.json`` holds, if it can be compared with a config; fields that came later get their defaults."""
     config = there.get("config", {}) if isinstance(there, dict) else there
     wanted = f"expected an object with a config: choose another --workdir, or delete {workdir}"
     require(isinstance(config, dict), f"{workdir / 'config.json'} holds {repr(there)[:40]}, {wanted}")
-    return there
+    try:
+        return there | {"config": TrainConfig.of(workdir, config).identity()}
+    except (UserError, KeyError, ValueError):
+        return there
 
 
 @contextlib.contextmanager

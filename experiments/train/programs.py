@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.data import Batch, Part
 from experiments.models import pretrained
+from experiments.optim.chain import acts
 from experiments.train.compiled import MethodPrograms, TaskPrograms
 from experiments.train.mesh import Mesh
 from experiments.train.setup import Setup
@@ -44,13 +45,29 @@ class Programs:
     def compile(self) -> dict[str, Any]:
         """Compiles the training step; returns how long it took and what it needs on each device."""
         seconds = self._method.compile()
-        acting, between = self._method.flops() or (None, None)
+        self._flops = acting, between = self._method.flops() or (None, None)
         return {
             "compile_seconds": seconds,
             "flops_per_step": acting,
             **({"flops_per_step_between": between} if self._setup.config.optim.rests else {}),
             "temporary_bytes": self._method.temporary_bytes,
         }
+
+    def flops(self, count: int) -> float | None:
+        """What the compiled step computes on each device in matrix products, when there were ``count`` before."""
+        acting, between = self._flops
+        return acting if acts(self._setup.config.optim, self._setup.steps, count) else between
+
+    def memory(self) -> dict[str, int]:
+        """``peak_memory_bytes`` on a device of this process: measured so far, or else those of the compiled step."""
+        measured = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+        peak = max(measured) or self._method.peak_bytes
+        return {} if peak is None else {"peak_memory_bytes": peak}
+
+    @property
+    def looped_convolutions(self) -> int:
+        """Convolutions of the compiled step in loops, where they are slow: on the CPU."""
+        return self._method.looped("convolution") if jax.default_backend() == "cpu" else 0
 
     def create(self) -> TrainState:
         """The state before the first step, made where it is to lie; with pretrained weights if there are some."""

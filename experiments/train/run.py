@@ -4,7 +4,6 @@ import contextlib
 import functools
 import math
 import signal
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,24 +13,26 @@ from jax.experimental import multihost_utils
 from experiments.common.errors import Stopped
 from experiments.common.progress import Progress, open_progress
 from experiments.common.provenance import session
-from experiments.data import Batch
 from experiments.train.checkpoint import Checkpoints, Scores, open_checkpoints
+from experiments.train.clock import Clock
 from experiments.train.config import TrainConfig
 from experiments.train.curves import draw_curves
 from experiments.train.manager import check_place
 from experiments.train.mesh import all_succeed, is_first, make_mesh
 from experiments.train.metrics import Metrics, diagnostics, open_metrics
+from experiments.train.profile import profiled
 from experiments.train.programs import Programs
 from experiments.train.setup import Setup, set_up
 from experiments.train.state import TrainState
 
 
-def run(config: TrainConfig, command: str) -> Scores:
+def run(config: TrainConfig, command: str, peak_flops: float | None = None) -> Scores:
     """Trains in ``config.workdir``, or goes on there; returns the scores of the result.
 
     Args:
       config: what to train.
       command: how the user started this, for the record.
+      peak_flops: of one device, in a second, if that is known.
 
     Raises:
       UserError: if something cannot be done; nothing is written if that is known before the first step.
@@ -46,14 +47,21 @@ def run(config: TrainConfig, command: str) -> Scores:
         keep = {"keep": config.checkpoints.keep, "always": (setup.half_time, setup.steps)}
         metrics = all_succeed(lambda: opened.enter_context(open_metrics(config.workdir, config.identity())))
         checkpoints = all_succeed(lambda: opened.enter_context(open_checkpoints(config.workdir, **keep)))
-        scores = train(setup, programs, metrics, checkpoints, progress, command)
+        clock = Clock(config.batch_size, peak_flops)
+        scores = train(setup, programs, metrics, checkpoints, progress, clock, command)
         if is_first():
             draw_curves(metrics.records, config.title, config.workdir / "curves.png")
     return scores
 
 
 def train(
-    setup: Setup, programs: Programs, metrics: Metrics, checkpoints: Checkpoints, progress: Progress, command: str
+    setup: Setup,
+    programs: Programs,
+    metrics: Metrics,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    clock: Clock,
+    command: str,
 ) -> Scores:
     """Trains to the end, and returns the scores of the result.
 
@@ -66,6 +74,7 @@ def train(
       metrics: takes one record for every ``log_every`` steps and every end of an epoch, and one for every evaluation.
       checkpoints: of this run.
       progress: what the user sees.
+      clock: of this run.
       command: how the user started this, for the record.
 
     Raises:
@@ -80,14 +89,16 @@ def train(
     progress.begin(setup.config.optim.label, setup.steps, start)
     _announce(setup, programs, progress)
     metrics.begin_session(start, session(command) | programs.compile(), progress.say)
+    _warn(setup, programs, progress)
     batches = setup.pipeline.train(start)
-    clock = _Clock()
-    with _stop_signal() as is_asked_to_stop:
+    folder = setup.config.workdir / "profile" if setup.config.profile else None
+    clock.restart()
+    with _stop_signal() as is_asked_to_stop, profiled(programs.step, folder) as take:
         for step in range(start + 1, setup.steps + 1):
-            state = programs.step(state, clock.wait_for(batches), step - 1)
+            state = take(state, clock.wait_for(batches, programs.flops(step - 1)), step - 1)
             progress.advance(step)
             if setup.is_logged(step):
-                record = _record(setup, state, step) | clock.times(setup.config.batch_size)
+                record = _record(setup, state, step) | clock.times() | programs.memory()
                 _check_finite(state, record, checkpoints)
                 metrics.write(record)
                 progress.show(record)
@@ -117,6 +128,17 @@ def _announce(setup: Setup, programs: Programs, progress: Progress) -> None:
     if count > _LARGE:
         what = f"the training step of {setup.config.optim.label} on {setup.config.model.name}"
         progress.say(f"compiling {what}, {count / 1e6:.1f} million parameters: this may take minutes")
+
+
+def _warn(setup: Setup, programs: Programs, progress: Progress) -> None:
+    """Says if the step is of a kind that the CPU is slow at."""
+    count = programs.looped_convolutions
+    if count:
+        loop = f"the loop of --groups {setup.config.optim.groups}" if setup.config.optim.groups > 1 else "a loop"
+        progress.say(
+            f"slow: {count} convolutions of the step stand in {loop}, where XLA runs them up to 64 times slower on the "
+            "CPU: leave that out, or train on an accelerator"
+        )
 
 
 def _record(setup: Setup, state: TrainState, step: int) -> dict[str, Any]:
@@ -154,36 +176,6 @@ def _check_finite(state: TrainState, record: dict[str, Any], checkpoints: Checkp
     if broken >= 0 or wrong:
         what = f"the training loss is not finite at step {broken}" if broken >= 0 else f"{wrong[0]} is not finite"
         raise checkpoints.diverged(what)
-
-
-class _Clock:
-    """Where the time goes between two records."""
-
-    def __init__(self):
-        self.restart()
-
-    def restart(self) -> None:
-        """Begins anew."""
-        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
-
-    def wait_for(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch."""
-        before = time.perf_counter()
-        batch = next(batches)
-        self._waited += time.perf_counter() - before
-        self._steps += 1
-        return batch
-
-    def times(self, batch_size: int) -> dict[str, float]:
-        """Seconds since the last call, of them for the data, and training images per second."""
-        seconds = time.perf_counter() - self._start
-        found = {
-            "seconds": seconds,
-            "input_seconds": self._waited,
-            "images_per_second": self._steps * batch_size / seconds,
-        }
-        self.restart()
-        return found
 
 
 @contextlib.contextmanager

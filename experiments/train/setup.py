@@ -15,7 +15,7 @@ from experiments.models.remat import resolve
 from experiments.optim.chain import Chain, make_chain
 from experiments.optim.methods import METHODS
 from experiments.train.config import TrainConfig
-from experiments.train.state import TrainState, initial_state, initial_weights
+from experiments.train.state import TrainState, averaging, initial_state, initial_weights
 from experiments.train.step import LossFn, make_loss, normalise
 
 
@@ -107,11 +107,11 @@ def assemble(config: TrainConfig, pipeline: Pipeline) -> Setup:
     augmented = augment.build(config.data.augment, data_set.image_shape, fill=fill, crop=crop)
     _check_fits(config, data_set.image_shape, steps)
     model = models.build(_network(config), data_set.image_shape, data_set.num_classes)
-    loss_fn = make_loss(model, config.label_smoothing)
+    loss_fn = make_loss(model, config.label_smoothing, config.loss)
     chain = make_chain(config.optim, loss_fn, steps)
 
     def init() -> TrainState:
-        return initial_state(chain.tx.init, config.averaging, initial_weights(model.init, config.seed))
+        return initial_state(chain.tx.init, averaging(config).init, initial_weights(model.init, config.seed))
 
     return Setup(
         config=config,

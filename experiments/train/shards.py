@@ -43,10 +43,12 @@ def on_shards(one: Callable[..., TrainState], mesh: Mesh, layout: Any) -> Callab
       layout: where the state lies.
     """
 
-    def step(optim: OptimConfig, seed: jax.Array, state: TrainState, batch: Batch) -> TrainState:
+    def training_step(optim: OptimConfig, seed: jax.Array, state: TrainState, batch: Batch) -> TrainState:
         new = one(optim, seed, state, batch)
         added = jax.tree.map(lambda after, before: jax.lax.psum(after - before, AXES), new.sums, state.sums)
         return new._replace(sums=jax.tree.map(lambda before, more: before + more, state.sums, added))
 
     state, whole = jax.tree.map(lambda place: place.spec, layout), PartitionSpec()
-    return jax.shard_map(step, mesh=mesh.devices, in_specs=(whole, whole, state, PartitionSpec(AXES)), out_specs=state)
+    return jax.shard_map(
+        training_step, mesh=mesh.devices, in_specs=(whole, whole, state, PartitionSpec(AXES)), out_specs=state
+    )

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from experiments.optim.config import Averaging
+from experiments.train.config import TrainConfig
+from experiments.train.ema import ema
 from gam_jax.averaging import Swad, swad
 
 AVERAGING: dict[Averaging, Swad] = {
@@ -18,6 +20,12 @@ AVERAGING: dict[Averaging, Swad] = {
     ),
     "swad": swad(),
 }
+"""Those without numbers of their own."""
+
+
+def averaging(config: TrainConfig) -> Swad:
+    """The weight averaging of a run."""
+    return {"ema": ema(config.ema_decay), **AVERAGING}[config.averaging]
 
 
 class Sums(NamedTuple):
@@ -73,7 +81,9 @@ def initial_weights(init: Callable[[jax.Array], tuple[Any, Any]], seed: jax.typi
     return init(jax.random.fold_in(jax.random.key(seed), 0))
 
 
-def initial_state(optimizer_init: Callable[[Any], Any], averaging: Averaging, weights: tuple[Any, Any]) -> TrainState:
+def initial_state(
+    optimizer_init: Callable[[Any], Any], averaging_init: Callable[[Any], Any], weights: tuple[Any, Any]
+) -> TrainState:
     """The state before the first step; to be jitted with the shardings that it should have."""
     params, model_state = weights
     return TrainState(
@@ -81,7 +91,7 @@ def initial_state(optimizer_init: Callable[[Any], Any], averaging: Averaging, we
         params=params,
         model_state=model_state,
         opt_state=optimizer_init(params),
-        averaging=AVERAGING[averaging].init(params),
+        averaging=averaging_init(params),
         sums=Sums.zero(),
         broken=jnp.full((), -1, jnp.int32),
     )

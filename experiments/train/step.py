@@ -8,23 +8,19 @@ import jax.numpy as jnp
 import optax
 
 from experiments.data import Array, Batch, DataSet
+from experiments.data.augment.mixup import mixup
 from experiments.models.registry import Model
-from experiments.train.config import TrainConfig
-from experiments.train.state import AVERAGING, Sums, TrainState
+from experiments.models.shards import AXES
+from experiments.train.config import LossName, TrainConfig
+from experiments.train.losses import LOSSES, cross_entropy
+from experiments.train.state import Sums, TrainState, averaging
+from gam_jax._shards import varying_axes
 
 
 def normalise(images: Array, data_set: DataSet) -> jax.Array:
     """From pixels, uint8, to the float32 that a network sees: mean 0 and standard deviation 1 over the data set."""
     mean, std = (jnp.array(values, jnp.float32)[None, None, None] for values in (data_set.mean, data_set.std))
     return (jnp.asarray(images, jnp.float32) / 255 - mean) / std
-
-
-def cross_entropy(logits: jax.Array, labels: Array, smoothing: float = 0.0) -> jax.Array:
-    """Cross-entropy of each example, shape (batch,), with a target of 1 - smoothing for the label."""
-    classes = logits.shape[-1]
-    off = smoothing / (classes - 1)
-    target = jax.nn.one_hot(labels, classes, dtype=logits.dtype) * (1 - smoothing - off) + off
-    return optax.softmax_cross_entropy(logits, target)
 
 
 def rank(logits: jax.Array, labels: Array) -> jax.Array:
@@ -42,16 +38,16 @@ def rank(logits: jax.Array, labels: Array) -> jax.Array:
 LossFn = Callable[..., tuple[jax.Array, Any]]
 
 
-def make_loss(model: Model, smoothing: float) -> LossFn:
+def make_loss(model: Model, smoothing: float, name: LossName = "softmax") -> LossFn:
     """The loss of the optimizer: ``(params, batch, model_state, key) -> (mean loss, (logits, new model_state))``.
 
-    The images of the batch are normalised. It is the loss of every pass of a step, on the same batch, key and batch
-    statistics; what it returns beside its value is used from the clean pass only.
+    The images of the batch are normalised, and its labels may be mixed. It is the loss of every pass of a step, on the
+    same batch, key and batch statistics; what it returns beside its value is used from the clean pass only.
     """
 
     def loss_fn(params: Any, batch: Batch, model_state: Any, key: jax.Array) -> tuple[jax.Array, Any]:
         logits, model_state = model.apply(params, model_state, batch.image, train=True, key=key)
-        return cross_entropy(logits, batch.label, smoothing).mean(), (logits, model_state)
+        return LOSSES[name](logits, batch.label, smoothing).mean(), (logits, model_state)
 
     return loss_fn
 
@@ -84,8 +80,13 @@ def train_step(
     key = jax.random.fold_in(jax.random.fold_in(seed_key, 1), state.step)
     augmentation, network = jax.random.split(key)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(augmentation, batch.index)
-    images = seen(keys, batch.image)
-    arguments = {"batch": batch._replace(image=images), "model_state": state.model_state, "key": network}
+    images, labels = seen(keys, batch.image), batch.label
+    if config.mixup > 0:
+        labels = jnp.asarray(labels)
+        axes = AXES if varying_axes(labels) else ()  # on shards, a device has its own rows
+        images, labels = mixup(jax.random.fold_in(key, 2), config.mixup, images, labels, axes)
+    seen_batch = batch._replace(image=images, label=labels)
+    arguments = {"batch": seen_batch, "model_state": state.model_state, "key": network}
     (loss, (logits, model_state)), gradient, saw = value_and_grad(state.params, state.step, **arguments)
     updates, opt_state = tx.update(gradient, state.opt_state, state.params, saw=saw, **arguments)
     params = optax.apply_updates(state.params, updates)
@@ -96,7 +97,7 @@ def train_step(
         params=params,
         model_state=model_state,
         opt_state=opt_state,
-        averaging=AVERAGING[config.averaging].update(state.averaging, params),
+        averaging=averaging(config).update(state.averaging, params),
         sums=_add(state.sums, size * loss, rank(logits, batch.label), jnp.ones(size)),
         broken=jnp.where((state.broken < 0) & ~jnp.isfinite(loss), state.step + 1, state.broken),
     )

@@ -117,7 +117,7 @@ def test_unwritable_workdir_is_found_before_training(capsys, tmp_path):
     ],
 )
 def test_status_says_what_happened(monkeypatch, capsys, tmp_path, raised, status, said):
-    def run(config, command):
+    def run(config, command, peak_flops):
         raise raised
 
     monkeypatch.setattr("experiments.train.run.run", run)
@@ -130,14 +130,14 @@ def test_status_says_what_happened(monkeypatch, capsys, tmp_path, raised, status
 
 
 def test_a_bug_is_not_hidden(monkeypatch, tmp_path):
-    monkeypatch.setattr("experiments.train.run.run", lambda config, command: 1 / 0)
+    monkeypatch.setattr("experiments.train.run.run", lambda config, command, peak_flops: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["train", "--config", "digits", "--workdir", str(tmp_path)])
 
 
 def test_a_run_is_told_how_it_was_started(monkeypatch, tmp_path):
     told = []
-    monkeypatch.setattr("experiments.train.run.run", lambda config, command: told.append((config, command)) or {})
+    monkeypatch.setattr("experiments.train.run.run", lambda *given: told.append(given[:2]) or {})
     workdir = str(tmp_path / "a b")
     assert main(["train", "--config", "digits", "--method", "sam", "--sam-rho", "0.25", "--workdir", workdir]) == 0
     ((config, command),) = told

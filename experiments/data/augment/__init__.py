@@ -34,6 +34,7 @@ def build(
     - cutout: basic, then one square filled.
     - randaugment, autoaugment: basic, then the policy, then one square filled, as in the papers. The policies take the
       levels 0 ... 255 as black and white, and 1 or 3 channels.
+    - randaugment_light: basic, then two operations of RandAugment at a magnitude of 10, and no square.
 
     Args:
       name: one of ``NAMES``.
@@ -85,5 +86,7 @@ def _steps(name: str, image_shape: tuple[int, int, int], fill: jax.Array, crop: 
         case "cutout":
             return [*basic, square]
     require(image_shape[2] in (1, 3), f"{name} takes images of 1 or 3 channels, got {image_shape[2]}")
+    if name == "randaugment_light":
+        return [*basic, policies.augmentation(policies.randaugment(image_shape, magnitude=10), fill)]
     policy = policies.randaugment(image_shape) if name == "randaugment" else policies.autoaugment(image_shape)
     return [*basic, policies.augmentation(policy, fill), square]

@@ -18,7 +18,7 @@ from experiments.optim.config import OptimConfig, with_method
 from experiments.optim.methods import METHODS, SHARED, Method, released
 from experiments.train.config import TrainConfig
 from experiments.train.setup import Setup
-from experiments.train.state import TrainState, initial_state, initial_weights
+from experiments.train.state import TrainState, averaging, initial_state, initial_weights
 from experiments.train.step import LossFn, train_step
 
 _OWN = {"accelerated_gam": released(rho=0.2, rho_prime=0.02, alpha=0.6, beta=0.5, gamma=0.03)}
@@ -72,7 +72,8 @@ def cases(config: BenchmarkConfig, network: Network) -> Iterator[Case]:
                 yield from _other_forms(config, setup, plain)
     if config.peers and "sam" in config.methods:
         tx = _optax_sam(plain.loss_fn, plain.chain.tx)
-        yield Case("optax.contrib.sam", (1,), {"acting": _step(plain, tx)}, _init(plain, tx))
+        step = _step(plain, tx, gradient_alone(plain.loss_fn))
+        yield Case("optax.contrib.sam", (1,), {"acting": step}, _init(plain, tx))
 
 
 def _other_forms(config: BenchmarkConfig, gam: Setup, plain: Setup) -> Iterator[Case]:
@@ -80,8 +81,8 @@ def _other_forms(config: BenchmarkConfig, gam: Setup, plain: Setup) -> Iterator[
     for hvp in config.hvp:
         if hvp != "linearize":  # which GAM has by default
             yield _case(f"GAM, hvp={hvp}", gam, PHASES, config.intervals, hvp=hvp)
-    yield _value_and_grad_case(plain, 1)
-    yield _value_and_grad_case(plain, config.num_microbatches)
+    yield _value_and_grad_case(gam.loss_fn, plain, 1)
+    yield _value_and_grad_case(gam.loss_fn, plain, config.num_microbatches)
     longest = max(config.intervals)
     if longest > 1:
         case = _case("GAM, in one program with a branch", gam, {"acting": {"interval": longest}}, (longest,))
@@ -92,23 +93,26 @@ def _case(
     name: str, setup: Setup, of: Mapping[str, dict[str, Any]], intervals: tuple[int, ...], **options: Any
 ) -> Case:
     """The trainer's step with the options of each phase."""
-    chains = {p: make_chain(setup.config.optim, setup.loss_fn, setup.steps, **options, **o) for p, o in of.items()}
-    tx = {phase: chain.tx for phase, chain in chains.items()}
-    return Case(name, intervals, {phase: _step(setup, tx[phase]) for phase in tx}, _init(setup, tx["acting"]))
+    make = functools.partial(make_chain, setup.config.optim, setup.loss_fn, setup.steps, at_once=setup.scans)
+    chains = {phase: make(**options, **more) for phase, more in of.items()}
+    steps = {phase: _step(setup, chain.tx, chain.value_and_grad) for phase, chain in chains.items()}
+    return Case(name, intervals, steps, _init(setup, chains["acting"].tx))
 
 
-def _step(setup: Setup, tx: Any, loss_fn: LossFn | None = None) -> Step:
-    return functools.partial(train_step, setup.config, setup.seen, gradient_alone(loss_fn or setup.loss_fn), tx)
+def _step(setup: Setup, tx: Any, value_and_grad: Callable[..., Any]) -> Step:
+    return functools.partial(train_step, setup.config, setup.seen, value_and_grad, tx)
 
 
 def _init(setup: Setup, tx: Any) -> Callable[[], TrainState]:
-    return lambda: initial_state(tx.init, "none", initial_weights(setup.model.init, setup.config.seed))
+    return lambda: initial_state(
+        tx.init, averaging(setup.config).init, initial_weights(setup.model.init, setup.config.seed)
+    )
 
 
-def _value_and_grad_case(plain: Setup, num_microbatches: int) -> Case:
+def _value_and_grad_case(loss_fn: LossFn, plain: Setup, num_microbatches: int) -> Case:
     """The training step with ``gam_value_and_grad`` in place of ``jax.value_and_grad``."""
     name = "gam_value_and_grad" + (f", num_microbatches={num_microbatches}" if num_microbatches > 1 else "")
-    step = _step(plain, plain.chain.tx, _loss_with_gradient(plain.loss_fn, num_microbatches))
+    step = _step(plain, plain.chain.tx, gradient_alone(_loss_with_gradient(loss_fn, num_microbatches)))
     return Case(name, (1,), {"acting": step}, _init(plain, plain.chain.tx))
 
 

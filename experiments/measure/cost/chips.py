@@ -40,8 +40,23 @@ CHIPS = {
     "v6e": Chip(918e12, 31.25 * 2**30, 1638e9, 400e9),
 }
 """By generation."""
+_KINDS = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+}
+"""The generations as JAX calls devices of them."""
 _COMPILER_ONLY = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 """Keeps libtpu from looking for the machine of a TPU, and from claiming one."""
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Operations per second of a device of this kind at its peak, in bfloat16; None for one that is not listed."""
+    generation = _KINDS.get(device_kind)
+    return None if generation is None else CHIPS[generation].flops
 
 
 def describe(topology: str) -> tuple[Sequence[Any], Chip]:

@@ -36,7 +36,8 @@ def looks(results: Sequence[Result]) -> list[Look]:
     colors = {run: METHODS[method].color if distinct else next(cycle) for run, method in methods.items()}
     found = []
     for place, (run, result) in enumerate(zip(runs, results, strict=True)):
-        averaged = "" if result["checkpoint"]["config"]["averaging"] == "none" else " + SWAD"
+        averaging = result["checkpoint"]["config"]["averaging"]
+        averaged = "" if averaging == "none" else f" + {averaging.upper()}"
         label = METHODS[methods[run]].label + averaged + ("" if distinct else f" ({run})")
         if runs.count(run) > 1:
             label += f", step {result['checkpoint']['step']}"

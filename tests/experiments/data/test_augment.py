@@ -288,7 +288,7 @@ def test_image_depends_on_its_key_alone(name):
     else:
         assert np.any(once != batch, axis=(1, 2, 3)).sum() > 8
         assert np.any(once != augmented(keys(16, seed=1), batch), axis=(1, 2, 3)).sum() > 8
-    if name not in ("none", "basic"):  # the square is the last step; at least a quarter of it is inside
+    if name not in ("none", "basic", "randaugment_light"):  # the square is the last step; a quarter of it is inside
         assert np.all(np.sum(np.all(once == np.array(FILL), axis=3), axis=(1, 2)) >= 64)
 
 

@@ -118,12 +118,8 @@ def test_the_batch_of_all_processes_is_that_of_one(config, processes):
         take(open_data(config, seed=0, batch_size=8, process_index=index, process_count=processes), 6)
         for index in range(processes)
     ]
-    join = np.stack if config.name == "pets" else np.concatenate  # interleaved, or one block after the other
-    together = [
-        Batch(*(join(arrays, 1) if join is np.stack else join(arrays) for arrays in zip(*step, strict=True)))
-        for step in zip(*shares, strict=True)
-    ]
-    assert_equal(one, [Batch(*(a.reshape(8, *a.shape[2:]) if join is np.stack else a for a in b)) for b in together])
+    together = [Batch(*map(np.concatenate, zip(*step, strict=True))) for step in zip(*shares, strict=True)]
+    assert_equal(one, together)  # one block after the other
 
 
 def test_start_step_is_the_same_as_skipping(config):

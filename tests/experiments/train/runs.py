@@ -26,7 +26,7 @@ SMALL = [
     *("--model.hidden", "8", "--data.train-size", "70", "--batch-size", "16", "--epochs", "4", "--log-every", "3"),
 ]
 """Sixteen steps in four epochs, with state in the optimizer and in the averaging."""
-_TIMES = {"seconds", "input_seconds", "images_per_second"}
+_TIMES = {"seconds", "input_seconds", "step_seconds", "images_per_second"}
 
 
 def train(workdir, *arguments, command=SMALL):

@@ -153,7 +153,7 @@ def test_steps_equal_their_transcription(method):
 
 def test_an_interval_has_two_programs_that_are_one_optimizer():
     setup = setup_of("mlp", "held")
-    step = jax.jit(functools.partial(train_step, setup.config, setup.seen, setup.loss_fn, setup.chain.tx))
+    step = jax.jit(functools.partial(train_step, setup.config, setup.seen, setup.chain.value_and_grad, setup.chain.tx))
     expected = compiled("mlp", "held")[0].create()
     for found, batch in zip(states(4, "mlp", "held")[1:], batches(4), strict=True):
         expected = step(expected, batch)
