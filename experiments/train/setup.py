@@ -133,7 +133,7 @@ def _network(config: TrainConfig) -> ModelConfig:
         second_order=METHODS[config.optim.method].second_order,
         divided=config.devices.fsdp > 1,
     )
-    return config.model if remat == "none" else dataclasses.replace(config.model, remat=remat)  # an MLP has none
+    return dataclasses.replace(config.model, remat=remat)
 
 
 _SMALLEST = 16

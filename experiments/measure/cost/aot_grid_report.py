@@ -32,7 +32,7 @@ def line(record: Record) -> str:
     """One cell, as it is done."""
     where = f"{record['network']}, {record['topology']}, {record['images']} images a chip, fsdp={record['fsdp']}"
     memory = record["memory"]["peak"] / record["memory"]["available"]
-    said = f"{where}, {METHODS[record['method']].label}: "
+    said = f"{where}, {label(record['method'], record['base'])}: "
     if "flops" not in record:
         return said + f"does not fit: {memory:.0%} of HBM"
     low, high = _step(record)

@@ -97,6 +97,7 @@ def test_the_row_of_a_cell():
         "vit_b32,v6e:16x16,64,GAM,on every chip,1.50,4.00,50%,2.5,7.00,3 all-reduce,2.0,5.0,1.0,5.0 to 8.0,25% to 40%,"
         "2 + 61 s"
     ).split(",")
+    assert "fsdp=1, AdamW: " in aot_grid_report.line(record(method="plain"))
     assert aot_grid_report.line(record()).endswith("GAM: 1.50 TFLOP, 50% of HBM, step 5.0 to 8.0 ms, compiled in 63 s")
 
 
