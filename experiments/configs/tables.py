@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from experiments.common.errors import UserError, nearest, require
 from experiments.common.markdown import Block, blocks
+from experiments.common.store import read_records
+from experiments.measure.cost.aot_grid_report import table as grid_table
 from experiments.measure.cost.benchmark_records import read_benchmark
 from experiments.measure.cost.benchmark_report import step_table
 from experiments.measure.flatness.figures import point_table
@@ -52,6 +54,10 @@ def _steps(*folders: Path) -> str:
     return step_table([read_benchmark(folder) for folder in folders])
 
 
+def _grid(folder: Path) -> str:
+    return grid_table(read_records(folder / "aot.jsonl"))
+
+
 def _minima(folder: Path) -> str:
     return point_table([read_point(folder / f"{run}-160-flatness.json") for run in ("plain", "sam", "gam", "sam+gam")])
 
@@ -74,6 +80,9 @@ TABLES = {
     "strengths": Table(lambda folder: strength_table(tasks(_studies(folder))), ("studies",), _COMPARE),
     "gains": Table(lambda folder: gain_table(tasks(_studies(folder)), PAPER), ("studies",), _COMPARE),
     "claims": Table(lambda folder: paper_table(_studies(folder)), ("studies",), _COMPARE),
+    "grid": Table(
+        _grid, ("aot_grid",), "aot-grid --networks NETWORKS --topologies SLICES --workdir experiments/results/aot_grid"
+    ),
     "minima": Table(
         _minima,
         ("digits_cnn_minima",),

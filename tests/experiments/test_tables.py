@@ -28,6 +28,7 @@ NO_RECORD = (
     "| method | test accuracy | images/s |",
     "| run       | training loss |",
     "| ρ    | R0 SGD |",
+    "| step | images a chip | tracing |",
 )
 """How tables begin whose records were not kept; docs/results.md says so of each."""
 
