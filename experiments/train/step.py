@@ -88,7 +88,8 @@ def train_step(
     seen_batch = batch._replace(image=images, label=labels)
     arguments = {"batch": seen_batch, "model_state": state.model_state, "key": network}
     (loss, (logits, model_state)), gradient, saw = value_and_grad(state.params, state.step, **arguments)
-    updates, opt_state = tx.update(gradient, state.opt_state, state.params, saw=saw, **arguments)
+    more = {} if saw is None else {"saw": saw}
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params, **arguments, **more)
     params = optax.apply_updates(state.params, updates)
 
     size = len(batch.label)

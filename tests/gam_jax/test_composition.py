@@ -86,6 +86,7 @@ def test_partition_goes_inside():
     assert not np.array_equal(params["w1"], problem.params["w1"])
 
 
+@pytest.mark.slow
 def test_flax_nnx(x64):
     """An NNX model driven functionally: the parameters a State, dropout off, batch by name."""
 
@@ -223,6 +224,7 @@ def layered_loss(wrap):
     return loss_fn
 
 
+@pytest.mark.slow
 def test_losses_with_loops_branches_and_remat(x64):
     """In every mode of the products; operation by operation where nothing is wrapped."""
     params = 0.4 * jax.random.normal(jax.random.key(0), (3, 6, 6), float)

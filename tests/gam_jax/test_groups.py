@@ -34,7 +34,7 @@ def updates_of(tx, loss_fn, params, batch):
     return tx.update(jax.grad(loss_fn)(params, batch), tx.init(params), params, batch=batch)
 
 
-@pytest.mark.parametrize("by", ["scan", "vmap"])
+@pytest.mark.parametrize("by", ["scan", pytest.param("vmap", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FACTORIES)
 def test_equal_a_loop(name, by, x64):
     loss_fn, params, batch = mlp()
@@ -56,6 +56,7 @@ def test_equal_a_loop(name, by, x64):
     np.testing.assert_allclose(state.diagnostics.grad_norm, np.mean(own), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gam", "sam"])
 @pytest.mark.parametrize("by", ["scan", "vmap"])
 def test_groups_of_microbatches_weighed(name, by, x64):

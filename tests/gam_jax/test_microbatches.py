@@ -173,7 +173,7 @@ def test_parts_of_one_row_are_not_guessed():
     [
         ("bach", ValueError, r"does not get: \['bach'\], of \['batch'\]"),
         ({"batch": {"x": True, "y": True}}, ValueError, "structure of the arguments"),
-        ({"batch": {"x": 1, "y": True, "mask": True}}, TypeError, r"got 1 at batch\['x'\]"),
+        ({"batch": {"x": 1, "y": True, "mask": True}}, TypeError, r"got 1 at microbatched\['batch'\]\['x'\]"),
         (3, TypeError, "microbatched=3"),
         ((), TypeError, r"microbatched=\(\)"),
         ((1, 2), TypeError, r"microbatched=\(1, 2\)"),

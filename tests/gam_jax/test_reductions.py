@@ -237,6 +237,7 @@ def test_smaller_batches_are_unbiased_for_the_flatness_of_a_part(x64):
     assert_close(mean(mixed), mean(on_parts))
 
 
+@pytest.mark.slow
 def test_mask_leaves_out_of_ascent_and_norms(x64):
     """With biases masked out, GAM is that of the loss as a function of the kernels, and biases get their gradient."""
     problem = mlp()

@@ -11,7 +11,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import gam_jax
-from tests.gam_jax.family import FAMILY
+from tests.gam_jax.family import FAMILY, parametrize
 from tests.gam_jax.problems import cross_entropy
 
 AXES = ("data", "fsdp")
@@ -104,7 +104,7 @@ def assert_close(a, b):
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@parametrize()
 def test_every_method_in_both_forms(name, x64):
     """Updates, state and its diagnostics; the value, gradient and diagnostics of the function."""
     method, function = FAMILY[name], functools.partial(FAMILY[name].function, has_diagnostics=True)
@@ -138,6 +138,7 @@ def test_options(option, x64):
 
 @pytest.mark.parametrize("name", ["sam", "accelerated_gam"])
 @pytest.mark.parametrize("option", ["microbatches", "groups", "look"])
+@pytest.mark.slow
 def test_options_of_methods_that_replace_the_gradient(name, option, x64):
     compare(functools.partial(FAMILY[name], **OPTIONS[option]))
 

@@ -27,6 +27,7 @@ TINY = {
 VIT = ModelConfig(name="vit_s16", width=0.1, depth=2, dtype="bfloat16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_a_benchmark_for_gpus_starts(name, tmp_path):
     sizes = "--batch-size 8 --rounds 1 --warmup 0 --no-peers --intervals 1".split()

@@ -31,7 +31,7 @@ def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
     printed = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("builtins.print", lambda *args, **_: printed.append(" ".join(map(str, args))))
+        patch.setattr("builtins.print", lambda *args, file=None, **_: file or printed.append(" ".join(map(str, args))))
         patch.setattr(compare, "open_pool", lambda workers: contextlib.nullcontext(pool._Here()))
         assert main([*SMALL, "--workdir", str(workdir)]) == 0
     return workdir, "\n".join(printed)

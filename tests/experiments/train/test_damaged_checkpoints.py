@@ -133,7 +133,9 @@ def test_a_disk_that_refuses_a_checkpoint_is_one_line(tmp_path, largest):
     run = train_elsewhere(REFUSING, tmp_path, *arguments, before=[str(largest)])
     place = re.escape(str(tmp_path / "checkpoints"))
     assert run.returncode == 2
-    message = rf"error: cannot write a checkpoint to {place}: File too large. No checkpoint was saved\n"
+    message = (
+        rf"Training SGD, .*\nerror: cannot write a checkpoint to {place}: File too large. No checkpoint was saved\n"
+    )
     assert re.fullmatch(message, run.stderr), run.stderr
 
 

@@ -37,6 +37,7 @@ def test_before_the_first_step_it_is_the_parameters_and_types_stay():
     assert average.dtype == jnp.bfloat16 and (average == params).all()
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_with_its_average(tmp_path):
     more = ("--averaging", "ema", "--ema-decay", "0.8", "--data.validation", "0")
     assert train(tmp_path / "one", *more) == 0

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from experiments.data import Batch
 from experiments.data.config import DataConfig
@@ -44,6 +45,7 @@ def trained(devices):
     return state
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one():
     """The bound is below the norm of the gradient, and below that of the part of a device."""
     many, one = trained(8), trained(1)

@@ -41,6 +41,7 @@ def test_a_run_that_ends_before_ends_the_trace(tmp_path, watched):
     assert watched[-4:] == [tmp_path, 10, 11, "end"]
 
 
+@pytest.mark.slow
 def test_a_run_writes_a_trace_if_asked_to_and_is_the_same_run(tmp_path):
     assert train(tmp_path / "with", "--profile") == 0
     assert list((tmp_path / "with" / "profile").rglob("*.xplane.pb"))

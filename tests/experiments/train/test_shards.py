@@ -95,7 +95,7 @@ def assert_close(a, b):
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("fsdp", [8, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fsdp", [pytest.param(8, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
 def test_gam_on_eight_devices_is_that_on_one(fsdp, exact):
     state = compare("gam", fsdp)
     kernel = state.params["blocks"]["up"]["kernel"]
