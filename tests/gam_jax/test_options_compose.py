@@ -162,7 +162,7 @@ def test_nothing_is_added_by_a_coefficient_of_zero(name, coefficient, chosen, pa
 
 @pytest.mark.slow
 @methods
-@some(100)
+@some(30)
 @anything
 def test_structure_and_dtypes_stay_in_many_cases(name, chosen, params):
     check_types(name, chosen, params)
@@ -170,7 +170,7 @@ def test_structure_and_dtypes_stay_in_many_cases(name, chosen, params):
 
 @pytest.mark.slow
 @methods
-@some(60)
+@some(20)
 @anything
 def test_numbers_stay_finite_in_many_cases(name, chosen, params):
     check_numbers(name, chosen, params)
@@ -178,7 +178,7 @@ def test_numbers_stay_finite_in_many_cases(name, chosen, params):
 
 @pytest.mark.slow
 @additive
-@some(60)
+@some(20)
 @anything
 def test_nothing_is_added_in_many_cases(name, coefficient, chosen, params):
     check_nothing_added(name, coefficient, chosen, params)
