@@ -9,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import gam_jax
-from tests.gam_jax.family import FACTORIES, FAMILY
+from tests.gam_jax.family import FAMILY
 from tests.gam_jax.problems import mlp
 
 RATIO = 0.3
@@ -22,7 +22,7 @@ def looked(flat, g, acted):
     return g + RATIO * np.linalg.norm(g) / np.linalg.norm(v) * v
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", ["gam", "sam", "accelerated_gam"])
 def test_against_numpy(name, x64):
     loss_fn, params, batch = mlp()
     parts = [jax.tree.map(lambda rows: rows[i::2], batch) for i in range(2)]  # noqa: B023

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import gam_jax
-from tests.gam_jax.family import FACTORIES, FAMILY
+from tests.gam_jax.family import FAMILY
 from tests.gam_jax.problems import mlp
 
 
@@ -23,7 +23,7 @@ def seen_with(tx, params, batch, dropped_by, **arguments):
     return grads, gam_jax.diagnostics(state)
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", ["gam", "sam", "accelerated_gam"])
 def test_another_key_is_seen(name, x64):
     _, params, batch = mlp()
     a, b = jax.random.split(jax.random.key(0))
