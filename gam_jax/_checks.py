@@ -1,7 +1,7 @@
 """Checks of what a caller gives: errors that print the offending value and what was expected."""
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -134,9 +134,12 @@ def _check_floating(what: str, name: str, tree: PyTree, advice: str) -> None:
             )
 
 
-def check_first_like(name: str, value: Any, make: Callable[[PyTree], Any], params: PyTree) -> None:
-    """Raises unless a state or a memory has the fields and shapes of the first one, which ``make`` makes."""
-    first = jax.eval_shape(make, params)
+def check_first_like(name: str, value: Any, make: Any, params: PyTree) -> None:
+    """Raises unless a state or a memory has the fields and shapes of the first one, which ``make`` makes.
+
+    1. ``make`` is jitted, once: ``jax.eval_shape`` of a function leaves something in JAX's caches on every call.
+    """
+    first = make.eval_shape(params)
     expected, got = (jax.tree.structure(tuple(s) if isinstance(s, tuple) else s) for s in (first, value))
     if got != expected:
         shown = repr(value) if jax.tree_util.all_leaves([value]) else got

@@ -84,9 +84,11 @@ def as_link(loss_fn: LossFn, method: Method, state_class: type[State] = State) -
         memory = method.memory(params) if method.memory else ()
         return state_class(jnp.zeros((), jnp.int32), method.nothing_seen(), held, memory, checks)
 
+    first = jax.jit(init)
+
     def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, State]:
         check_params(params, updates)
-        check_first_like("state", state, init, params)
+        check_first_like("state", state, first, params)
         arguments = loss.pick(extra_args)
         engine = Engine.create(loss, params, arguments, options)
         updates = engine.before(jax.tree.map(jnp.asarray, updates))

@@ -34,6 +34,8 @@ def as_value_and_grad(loss_fn: LossFn, method: Method, has_diagnostics: bool) ->
     needs = [name for name, needed in (("count", _counts(method)), ("memory", method.memory is not None)) if needed]
     loss = loss_of_call(release(loss_fn), options.has_aux, reserved=needs)
 
+    first_memory = jax.jit(method.memory) if method.memory else None
+
     def value_and_grad(params: PyTree, /, *args: Any, **kwargs: Any) -> Any:
         own = {name: kwargs.pop(name, None) for name in ("count", "memory") if name in needs or not loss.takes(name)}
         missing = [name for name in needs if own[name] is None]
@@ -43,7 +45,7 @@ def as_value_and_grad(loss_fn: LossFn, method: Method, has_diagnostics: bool) ->
         if "count" in needs:
             check_count("count", own["count"], at_least=0)
         if method.memory:
-            check_first_like("memory", own["memory"], method.memory, params)
+            check_first_like("memory", own["memory"], first_memory, params)
         check_arguments(loss.signature, args, kwargs)
         arguments = args, kwargs
         engine = Engine.create(loss, params, arguments, options)

@@ -131,11 +131,13 @@ def swad(*, start_patience: int = 3, end_patience: int = 6, tolerance_ratio: flo
         no = jnp.asarray(False)
         return SwadState(zeros, none, stacked, counts, losses, zeros, none, threshold, no, no)
 
+    first = jax.jit(init)
+
     def check(state: SwadState, params: PyTree) -> None:
         if not isinstance(state, SwadState):
             raise TypeError(f"state must be what init returned, a SwadState, got {state!r}")
         check_params(params, params)
-        check_first_like("state", state, init, params)
+        check_first_like("state", state, first, params)
 
     def update(state: SwadState, params: PyTree) -> SwadState:
         check(state, params)
