@@ -54,6 +54,20 @@ class Engine:
         """The mesh axes over which norms and inner products are not to be summed."""
         return self.metric.apart
 
+    def on(self, arguments: Arguments) -> "Engine":
+        """The engine of the same step on other arguments, a part of these."""
+        return Engine.create(self.loss, self.params, arguments, self.options)
+
+    @property
+    def loss(self) -> Loss:
+        """Whose derivatives these are."""
+        return self.curvature.loss
+
+    @property
+    def arguments(self) -> Arguments:
+        """Of the loss, all of them."""
+        return self.curvature.parts.arguments
+
     def gradient(self, params: PyTree) -> PyTree:
         """grad L; cost 1."""
         return self.curvature.at(params).grad

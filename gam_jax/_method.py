@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from gam_jax._checks import check_coefficient, check_radii, check_scalar, is_prefix
-from gam_jax._curvature import Curvature, Point
+from gam_jax._curvature import Point
 from gam_jax._engine import Engine
-from gam_jax._loss import Arguments, Loss
+from gam_jax._loss import Arguments
 from gam_jax._options import Options
 from gam_jax._parts import Parts, every_nth
 from gam_jax._tree import add_scaled, subtract, wide_dtype
@@ -78,36 +78,31 @@ class Method:
         values = {name: resolve(name, value, count, params) for name, value in self.coefficients.items()}
         return {**values, "memory": memory} if self.memory else values
 
-    def step(self, loss: Loss, params: PyTree, arguments: Arguments, updates: Any, values: Mapping[str, Any]) -> Step:
-        """One step of the rule on a batch. Without updates its point is that of the whole batch.
+    def step(self, engine: Engine, updates: Any, values: Mapping[str, Any]) -> Step:
+        """One step of the rule on the engine's batch. Without updates its point is that of the whole batch.
 
         1. On a share of the batch, a method that replaces the gradient adds the difference that it makes there.
         """
         if self.options.share == 1:
-            return self._in_groups(loss, params, arguments, updates, values)
-        part = every_nth(loss, arguments, self.options)
-        if updates is None:
-            whole = Curvature(loss, Parts.microbatches(loss, arguments, self.options), self.options).at(params)
-        else:
-            whole = Point(None, None, updates)
+            return self._in_groups(engine, updates, values)
+        there = engine.on(every_nth(engine.loss, engine.arguments, self.options))
+        whole = engine.curvature.at(engine.params) if updates is None else Point(None, None, updates)
         if self.adds:
-            return self._in_groups(loss, params, part, whole.grad, values)._replace(point=whole)
-        there = self._in_groups(loss, params, part, None, values)
-        update = add_scaled(whole.grad, 1.0, subtract(there.update, there.point.grad))
-        return there._replace(point=whole, update=update)
+            return self._in_groups(there, whole.grad, values)._replace(point=whole)
+        step = self._in_groups(there, None, values)
+        update = add_scaled(whole.grad, 1.0, subtract(step.update, step.point.grad))
+        return step._replace(point=whole, update=update)
 
-    def _in_groups(self, loss: Loss, params: PyTree, arguments: Any, updates: Any, values: Any) -> Step:
+    def _in_groups(self, engine: Engine, updates: Any, values: Any) -> Step:
         """Each group perturbs with its own gradient; all else is averaged over them."""
+        if self.options.groups == 1:
+            return self.rule(engine, updates, **values)
 
         def group(arguments: Arguments) -> tuple[Any, Any, Any]:
-            engine = Engine.create(loss, params, arguments, self.options)
-            point, *results = self.rule(engine, updates, **values)
+            point, *results = self.rule(engine.on(arguments), updates, **values)
             return point.value, point.aux, (point.grad, *results)
 
-        if self.options.groups == 1:
-            value, aux, (grad, *results) = group(arguments)
-        else:
-            value, aux, (grad, *results) = Parts.groups(loss, arguments, self.options).mean(group)
+        value, aux, (grad, *results) = Parts.groups(engine.loss, engine.arguments, self.options).mean(group)
         return Step(Point(value, aux, grad), *results)
 
 

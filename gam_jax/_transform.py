@@ -89,8 +89,7 @@ def as_link(loss_fn: LossFn, method: Method, state_class: type[State] = State) -
     def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, State]:
         check_params(params, updates)
         check_first_like("state", state, first, params)
-        arguments = loss.pick(extra_args)
-        engine = Engine.create(loss, params, arguments, options)
+        engine = Engine.create(loss, params, loss.pick(extra_args), options)
         updates = engine.before(jax.tree.map(jnp.asarray, updates))
         updates = cast_like(updates, updates)  # drops weak types, which both branches below must agree on
         values = method.values(state.count, engine.params, state.memory)
@@ -100,7 +99,7 @@ def as_link(loss_fn: LossFn, method: Method, state_class: type[State] = State) -
             return relative_difference(engine.after(updates), engine.after(own), engine.apart)
 
         def act() -> tuple[PyTree, Any, Any, Any, Any]:
-            step = method.step(loss, engine.params, arguments, updates, values)
+            step = method.step(engine, updates, values)
             new, checks = cast_like(step.update, updates), dict(state.checks)
             memory = last_finite(engine.after(step.memory), state.memory, engine.apart)
             held = state.held

@@ -47,13 +47,12 @@ def as_value_and_grad(loss_fn: LossFn, method: Method, has_diagnostics: bool) ->
         if method.memory:
             check_first_like("memory", own["memory"], first_memory, params)
         check_arguments(loss.signature, args, kwargs)
-        arguments = args, kwargs
-        engine = Engine.create(loss, params, arguments, options)
+        engine = Engine.create(loss, params, (args, kwargs), options)
         count, memory = own.get("count"), own.get("memory")
 
         def act() -> tuple[Any, PyTree, Any, Any]:
             values = method.values(count, engine.params, memory)
-            point, update, seen, new_memory = method.step(loss, engine.params, arguments, None, values)
+            point, update, seen, new_memory = method.step(engine, None, values)
             update = cast_like(update, engine.params)
             if options.drop_nonfinite:
                 update, _ = drop_nonfinite(update, point.grad, engine.apart)
