@@ -56,7 +56,8 @@ class Engine:
 
     def on(self, arguments: Arguments) -> "Engine":
         """The engine of the same step on other arguments, a part of these."""
-        return Engine.create(self.loss, self.params, arguments, self.options)
+        parts = Parts.microbatches(self.loss, arguments, self.options)
+        return dataclasses.replace(self, curvature=dataclasses.replace(self.curvature, parts=parts))
 
     @property
     def loss(self) -> Loss:
