@@ -3,6 +3,7 @@
 =====================================  =================================================================
 function                               what it measures
 =====================================  =================================================================
+:func:`compare`                        several networks alike, in a table and in pictures
 :func:`first_order_flatness`           the largest gradient norm within a ball, times its radius: GAM's
 :func:`zeroth_order_flatness`          the largest increase of the loss within a ball: SAM's
 :func:`average_sharpness`              the mean increase under random perturbations
@@ -18,7 +19,7 @@ function                               what it measures
 
 :func:`first_order_flatness_one_step` and :func:`zeroth_order_flatness_one_step` are the estimates that the optimizers
 use. A :class:`SplitLoss` is a loss that has a Gauss-Newton matrix, :func:`normalize_logits` takes the size of logits
-out of any measure. Results are named tuples: :class:`Flatness`,
+out of any measure. Results are named tuples: :class:`Comparison` of :class:`Measured`, :class:`Flatness`,
 :class:`AverageSharpness`, :class:`Eigenvalues`, :class:`TraceEstimate`, :class:`SpectralDensity`, :class:`LossSlice`,
 :class:`LocalExtrema`, :class:`LossPath`, :class:`Overlap`.
 
@@ -49,6 +50,7 @@ traced by the rules of that.
 from gam_jax.flatness._ball import Flatness
 from gam_jax.flatness._data import DataOptions
 from gam_jax.flatness.average import AverageSharpness, average_sharpness
+from gam_jax.flatness.comparison import Comparison, Measured, compare
 from gam_jax.flatness.density import SpectralDensity, hessian_density
 from gam_jax.flatness.eigenvalues import Eigenvalues, hessian_top_eigenvalues
 from gam_jax.flatness.first_order import first_order_flatness, first_order_flatness_one_step
@@ -61,17 +63,20 @@ from gam_jax.flatness.zeroth_order import zeroth_order_flatness, zeroth_order_fl
 
 __all__ = [
     "AverageSharpness",
+    "Comparison",
     "DataOptions",
     "Eigenvalues",
     "Flatness",
     "LocalExtrema",
     "LossPath",
     "LossSlice",
+    "Measured",
     "Overlap",
     "SpectralDensity",
     "SplitLoss",
     "TraceEstimate",
     "average_sharpness",
+    "compare",
     "count_local_minima",
     "eigenvector_overlap",
     "filter_normalized_directions",

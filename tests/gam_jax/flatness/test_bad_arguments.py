@@ -38,6 +38,7 @@ GOOD = {
     "vectors": {"w": jnp.ones((2, 3)), "b": jnp.ones(2)},
     "others": {"w": jnp.ones((2, 3)), "b": jnp.ones(2)},
     "logits": jnp.ones(2),
+    "networks": {"one": PARAMS},
 }
 FUNCTIONS = {name: getattr(flatness, name) for name in flatness.__all__ if inspect.isfunction(getattr(flatness, name))}
 
@@ -70,6 +71,7 @@ def integer_error(value):
 
 
 INTEGERS = rows([0, -1, 1.5, True, "3", None, np.nan, [2], jnp.ones(2), 1j, OPAQUE], integer_error)
+NATURALS = [row for row in INTEGERS if type(row[0]) is not int or row[0] != 0]
 OPTIONAL_INTEGERS = [row for row in INTEGERS if row[0] is not None]
 NO_POSITIVES = [0, -0.1, np.nan, np.inf, -np.inf, "0.1", True, None, [0.1], jnp.ones(2), 1j, OPAQUE, {}]
 POSITIVES, OPTIONAL_POSITIVES = rows(NO_POSITIVES, ValueError), rows(NO_POSITIVES, ValueError, but=[None])
@@ -176,6 +178,20 @@ BAD = {
         ({"stats": OPAQUE}, TypeError, r"<opaque> at loss_args\['stats'\]"),
         ({"stats": {"mean": "x"}}, TypeError, r"'x' at loss_args\['stats'\]\['mean'\]"),
         ({"stats": np.ones(2)}, TypeError, r"\['stats'\], got <function never"),
+    ],
+    "networks": [
+        *rows([None, 3, "one", {}, [PARAMS], OPAQUE], TypeError),
+        ({1: PARAMS}, TypeError, r"networks=\{1: "),
+        ({"one": PARAMS, "two": {"w": "x"}}, TypeError, r"\['two'\]: .*params\['w'\]='x'"),
+    ],
+    "radii": [*NUMBERS, ([0.1, 0.0], ValueError, r"\[0.1, 0.0\]")],
+    "density_probes": [*NATURALS, (1, ValueError, "at least 2.*=1")],
+    "density_steps": INTEGERS,
+    "num_lines": NATURALS,
+    "own_args": [
+        *rows([3, "one", OPAQUE], TypeError),
+        ({"one": 3}, TypeError, r"\{'one': 3\}"),
+        ({"three": {}}, ValueError, r"own_args of \['three'\]"),
     ],
     "num_samples": [*INTEGERS, (1, ValueError, "at least 2.*=1")],
     "num_points": [*INTEGERS, (2, ValueError, "at least 3.*=2")],
