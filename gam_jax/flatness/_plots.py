@@ -136,31 +136,3 @@ def draw_lines(looks: Sequence[Look], x: Any, losses: Sequence[Any]) -> Any:
     axis.set_title("along random directions (thin), and the mean of these", fontsize=11)
     axis.legend(frameon=False)
     return figure
-
-
-def draw_planes(looks: Sequence[Look], planes: Sequence[tuple[Any, Any, Any]]) -> Any:
-    """The loss on a plane through each network: coordinates x and y, and losses [y, x]."""
-    from matplotlib.ticker import MaxNLocator
-
-    columns = min(4, len(planes))
-    rows = -(-len(planes) // columns)
-    size = (1.1 + 2.9 * columns, 0.4 + 2.75 * rows)
-    figure, axes = pyplot().subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
-    figure.set_layout_engine("compressed")
-    losses = [np.asarray(loss, float) for _, _, loss in planes]
-    levels = MaxNLocator(30).tick_values(np.nanmin(losses), np.nanpercentile(losses, 99))
-    drawn: Any = None
-    for axis, look, (x, y, _), loss in zip(axes.flat, looks, planes, losses, strict=False):
-        drawn = axis.contourf(x, y, loss, levels, extend="max", cmap="viridis")
-        axis.contour(x, y, loss, levels, colors="white", linewidths=0.4, alpha=0.6)
-        axis.plot(0, 0, "+", color="white", markersize=8)
-        axis.set_title(look.label, color=look.color, weight="bold", fontsize=11)
-        axis.set_aspect("equal")
-    for axis in axes[-1]:
-        axis.set_xlabel("first direction")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("second direction")
-    for axis in axes.flat[len(planes) :]:
-        axis.set_visible(False)
-    figure.colorbar(drawn, ax=axes, label="training loss", format="%.3g")
-    return figure

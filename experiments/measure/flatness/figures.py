@@ -1,6 +1,5 @@
-"""Pictures of measured checkpoints, several runs together: spectra, flatness over rho, local minima, landscapes."""
+"""Tables and pictures of how flat measured checkpoints are, several runs together: R0, R1, spectra, local minima."""
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,36 +9,12 @@ import numpy as np
 
 from experiments.common.markdown import markdown
 from experiments.common.plotting import save, style
+from experiments.measure.flatness.landscape_figures import draw_landscape, landscape_table
+from experiments.measure.flatness.looks import looks
 from experiments.measure.flatness.measure import Result
-from experiments.optim.methods import METHODS
 from gam_jax.flatness import _plots
-from gam_jax.flatness._plots import Look
 
 _KINDS = {"R0": "zeroth_order_flatness", "R1": "first_order_flatness"}
-
-
-def looks(results: Sequence[Result]) -> list[Look]:
-    """One colour per run: that of its method, where no two runs share it. Steps of one run differ by their line."""
-    runs = [_run(result) for result in results]
-    used = [result["checkpoint"]["config"]["optim"]["method"] for result in results]
-    methods = dict(zip(runs, used, strict=True))
-    distinct = len(set(methods.values())) == len(methods)
-    cycle = itertools.cycle(_plots.COLORS)
-    colors = {run: METHODS[method].color if distinct else next(cycle) for run, method in methods.items()}
-    found = []
-    for place, (run, result) in enumerate(zip(runs, results, strict=True)):
-        averaging = result["checkpoint"]["config"]["averaging"]
-        averaged = "" if averaging == "none" else f" + {averaging.upper()}"
-        label = METHODS[methods[run]].label + averaged + ("" if distinct else f" ({run})")
-        if runs.count(run) > 1:
-            label += f", step {result['checkpoint']['step']}"
-        line = ("-", "--", ":", "-.")[runs[:place].count(run) % 4]
-        found.append(Look(label, colors[run], line))
-    return found
-
-
-def _run(result: Result) -> str:
-    return result["checkpoint"]["name"].rpartition("-")[0]
 
 
 def flatness_tables(results: Sequence[Result]) -> str:
@@ -82,23 +57,6 @@ def radius_table(results: Sequence[Result]) -> str:
     return markdown(by_radius[0], by_radius[1:])
 
 
-def landscape_table(results: Sequence[Result]) -> str:
-    """How far the loss rises towards both ends of the one-dimensional slices: mean and standard error over them."""
-    rows, x = [], np.zeros(1)
-    for look, result in zip(looks(results), results, strict=True):
-        x, losses = _slices(result)
-        found = rises(result)
-        error = found.std(ddof=1) / len(found) ** 0.5
-        rows.append([look.label, f"{losses[0, len(x) // 2]:.3f}", f"{found.mean():.3f} ± {error:.3f}"])
-    return markdown(["run", "training loss", f"rise at distance {x[-1]:g}"], rows)
-
-
-def rises(result: Result) -> np.ndarray:
-    """How far the loss rises from the middle of each one-dimensional slice to its ends, in the mean of both."""
-    x, losses = _slices(result)
-    return (losses[:, 0] + losses[:, -1]) / 2 - losses[:, len(x) // 2]
-
-
 def draw_flatness(results: Sequence[Result], folder: Path) -> list[Path]:
     """All pictures of ``flatness``."""
     with style():
@@ -108,12 +66,6 @@ def draw_flatness(results: Sequence[Result], folder: Path) -> list[Path]:
             _spectral_density(results, folder / "spectral_density.png"),
             _local_minima(results, folder / "local_minima.png"),
         ]
-
-
-def draw_landscape(results: Sequence[Result], folder: Path) -> list[Path]:
-    """All pictures of ``landscape``."""
-    with style():
-        return [_lines(results, folder / "lines.png"), _planes(results, folder / "planes.png")]
 
 
 def _curve(result: Result, kind: str) -> list[Any]:
@@ -161,23 +113,6 @@ def _local_minima(results: Sequence[Result], path: Path) -> Path:
     axes[0].set_ylabel("number of random directions")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return save(figure, path)
-
-
-def _lines(results: Sequence[Result], path: Path) -> Path:
-    slices = [_slices(result) for result in results]
-    return save(_plots.draw_lines(looks(results), slices[0][0], [losses for _, losses in slices]), path)
-
-
-def _slices(result: Result) -> tuple[np.ndarray, np.ndarray]:
-    """The coordinates of the one-dimensional slices, and their losses, [slices, points]."""
-    lines = [m for name, m in result["measured"].items() if name.startswith("line")]
-    return np.array(lines[0]["x"]), np.array([line["values"] for line in lines], float)
-
-
-def _planes(results: Sequence[Result], path: Path) -> Path:
-    planes = [result["measured"]["plane"] for result in results]
-    drawn: Any = [(plane["x"], plane["y"], plane["values"]) for plane in planes]
-    return save(_plots.draw_planes(looks(results), drawn), path)
 
 
 TABLES = {"flatness": flatness_tables, "landscape": landscape_table}
