@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gam_jax import _climb
 from gam_jax._tree import add_scaled, global_norm, inner_product, scale_by
 from gam_jax._types import PyTree
 from gam_jax.flatness._objective import Objective
@@ -14,7 +15,9 @@ from gam_jax.flatness._vectors import inner, norm, random_like, scale, shift
 
 _BACKTRACKS = 8
 _RECENT = 4  # points to extrapolate from
-_SUFFICIENT = 1e-4  # of the increase that the gradient promises (Armijo)
+_moved = jax.jit(_climb.moved)
+_promised = jax.jit(_climb.promised)
+_shortened = jax.jit(_climb.shortened)
 
 
 class Flatness(NamedTuple):
@@ -79,11 +82,7 @@ def _starts(params: PyTree, rho: float, key: jax.Array, num_restarts: int) -> It
 def _ascend(problem: Problem, rho: float, offset: PyTree, num_steps: int) -> tuple[list[float], PyTree, Any]:
     """The values along one ascent, its last point, and what was seen there.
 
-    The point moves along the gradient by some length and is projected back onto the ball: the spectral projected
-    gradient method (Birgin, Martinez and Raydan 2000), with a search that never decreases the value. The first
-    length is infinite. The projection is then ``rho d / ||d||``, which never decreases a convex function, and is a
-    power iteration on a quadratic. A length that does not increase the value enough is cut to a quarter. The next
-    one is the inverse curvature along the last step where that is concave, else four times the last.
+    The steps are those of ``gam_jax._climb``, as many as it takes.
 
     A power iteration is slow when the largest eigenvalues are close. So while the length is infinite, a point
     extrapolated from the last ones is tried first, and taken if it increases the value by no less than the
@@ -110,29 +109,26 @@ def _ascend(problem: Problem, rho: float, offset: PyTree, num_steps: int) -> tup
             raise ValueError(f"the direction of ascent must be finite, got a norm of {steepness} within {rho=}")
         if _gap(gradient, offset, rho) <= rtol * max(abs(value), rho * steepness):
             break
-        if before is not None and length < np.inf:
-            curvature = float(_curvature(offset, gradient, *before))
-            length = steepness / -curvature if curvature < 0 else 4 * length
-            length = length if length < 8 * rho else np.inf
+        if before is not None:
+            length = float(_next_length(length, offset, gradient, *before, rho))
         before = offset, gradient
         if length == np.inf:
-            plain = _moved(offset, gradient, np.inf, rho)
+            plain = _moved(offset, gradient, length, rho)
             recent = [*recent[1 - _RECENT :], (offset, plain)]
             if len(recent) > 1:
                 there = _extrapolated(recent, rho)
                 new_value, new_seen = evaluate(there)
-                if new_value >= value + float(inner(gradient, shift(plain, -1.0, offset))):
+                if new_value >= value + float(_promised(gradient, offset, plain)):
                     offset, value, seen = there, new_value, new_seen
                     values.append(value)
                     continue
         recent = recent[-1:] if length == np.inf else []
         for _ in range(_BACKTRACKS):
-            there = _moved(offset, gradient, length / steepness, rho)
-            promised = float(inner(gradient, shift(there, -1.0, offset)))
+            there = _moved(offset, gradient, length, rho)
             new_value, new_seen = evaluate(there)
-            if new_value > value and new_value >= value + _SUFFICIENT * promised:
+            if _climb.is_enough(value, new_value, float(_promised(gradient, offset, there))):
                 break
-            length = min(length / 4, 2 * rho)
+            length = float(_shortened(length, rho))
         else:
             break
         offset, value, seen = there, new_value, new_seen
@@ -159,17 +155,11 @@ def _extrapolated(recent: list[tuple[PyTree, PyTree]], rho: float) -> PyTree:
 
 
 @jax.jit
-def _curvature(offset: PyTree, gradient: PyTree, last_offset: PyTree, last_gradient: PyTree) -> jax.Array:
-    """The mean curvature along the last step."""
-    step = add_scaled(offset, -1.0, last_offset)
-    return inner_product(step, add_scaled(gradient, -1.0, last_gradient)) / inner_product(step, step)
-
-
-def _moved(offset: PyTree, gradient: PyTree, factor: float, rho: float) -> PyTree:
-    """``offset + factor * gradient``, projected onto the ball."""
-    there = gradient if factor == np.inf else shift(offset, factor, gradient)
-    length = float(norm(there))
-    return scale(rho / length, there) if factor == np.inf or length > rho else there
+def _next_length(
+    length: float, offset: PyTree, gradient: PyTree, last_offset: PyTree, last_gradient: PyTree, rho: float
+) -> jax.Array:
+    step, change = add_scaled(offset, -1.0, last_offset), add_scaled(gradient, -1.0, last_gradient)
+    return _climb.next_length(length, step, change, global_norm(gradient), rho)
 
 
 def _gap(gradient: PyTree, offset: PyTree, rho: float) -> float:

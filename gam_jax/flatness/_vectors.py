@@ -1,10 +1,9 @@
 """Compiled algebra on vectors with the structure of the parameters, and vectors to start from."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
+from gam_jax import _climb
 from gam_jax._tree import add_scaled, global_norm, inner_product, scale_by, wide_dtype
 from gam_jax._types import PyTree
 
@@ -13,18 +12,8 @@ shift = jax.jit(add_scaled)
 scale = jax.jit(scale_by)
 norm = jax.jit(global_norm)
 inner = jax.jit(inner_product)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def random_like(key: jax.Array, tree: PyTree, kind: str = "normal") -> PyTree:
-    """Independent standard normal entries or random signs, in float32 or wider."""
-    leaves, structure = jax.tree.flatten(tree)
-    draw = {"normal": jax.random.normal, "signs": jax.random.rademacher}[kind]
-    keys = jax.random.split(key, len(leaves))
-    dtypes = [wide_dtype(leaf) for leaf in leaves]
-    return jax.tree.unflatten(
-        structure, [draw(k, leaf.shape, t) for k, leaf, t in zip(keys, leaves, dtypes, strict=True)]
-    )
+random_like = jax.jit(_climb.random_like, static_argnums=2)
+"""Independent standard normal entries or random signs, in float32 or wider."""
 
 
 @jax.jit

@@ -13,12 +13,10 @@ from gam_jax.flatness._data import DataArgs, with_data_options
 from gam_jax.flatness._objective import measure
 from gam_jax.flatness._vectors import norm, scale, shift
 
-_XI = 1e-30  # far below any gradient norm that float32 resolves, and enough to make 0/0 zero
-
 
 @jax.jit
 def _unit(tree: PyTree) -> PyTree:
-    return normalize(tree, _XI)
+    return normalize(tree, 0.0)
 
 
 @with_data_options
