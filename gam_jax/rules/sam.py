@@ -125,7 +125,7 @@ def sam(
         {.1, .2, .3} for ResNets and {.4, .6} for ViTs.
       ascent_steps: k, the points looked at from each start. Default 1, SAM. More want one radius for all leaves.
       restarts: typed keys, one for each random start, as ``jax.random.split(jax.random.key(0), 3)`` makes them. The
-        random directions are the same at every step. Default None.
+        random directions are the same at every step; those of divided parameters depend on how these are divided.
       **options: see :class:`gam_jax.Options`.
 
     Returns:
