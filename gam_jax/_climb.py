@@ -10,6 +10,7 @@ The flatness measures climb by it until they arrive (gam_jax/flatness/_ball.py),
 gradients (gam_jax/_maximum.py).
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -26,10 +27,14 @@ def moved(offset: PyTree, gradient: PyTree, length: Any, rho: Any, eps: Any = 0.
     """``offset + length * gradient / (||gradient|| + eps)``, projected onto the ball."""
     far = jnp.isinf(length)
     stay, step = jnp.where(far, 0, 1), jnp.where(far, rho, length)
-    there = add_scaled(scale_by(stay, offset), step, normalize(gradient, eps, apart))
-    distance = global_norm(there, apart)
+    return projected(add_scaled(scale_by(stay, offset), step, normalize(gradient, eps, apart)), rho, apart)
+
+
+def projected(offset: PyTree, rho: Any, apart: Apart = None) -> PyTree:
+    """The nearest offset of the ball."""
+    distance = global_norm(offset, apart)
     outside = distance > rho
-    return scale_by(jnp.where(outside, rho, 1) / jnp.where(outside, distance, 1), there)
+    return scale_by(jnp.where(outside, rho, 1) / jnp.where(outside, distance, 1), offset)
 
 
 def promised(gradient: PyTree, offset: PyTree, there: PyTree, apart: Apart = None) -> jax.Array:
@@ -42,24 +47,27 @@ def is_enough(value: Any, new_value: Any, increase: Any) -> Any:
     return (new_value > value) & (new_value >= value + _SUFFICIENT * increase)
 
 
-def next_length(length: Any, step: PyTree, change: PyTree, steepness: Any, rho: Any, apart: Apart = None) -> jax.Array:
+def next_length(
+    length: Any, step: PyTree, change: PyTree, steepness: Any, diameter: Any, apart: Apart = None
+) -> jax.Array:
     """How far to look after a step on which the gradient changed; ``steepness`` is the norm of the new one."""
     bend, square = inner_product(step, change, apart), inner_product(step, step, apart)
     concave = bend < 0
     newton = steepness * square / jnp.where(concave, -bend, 1)
     longer = jnp.where(concave, newton, 4 * length)
-    return jnp.where((length < jnp.inf) & (longer < 8 * rho), longer, jnp.inf)
+    return jnp.where((length < jnp.inf) & (longer < 4 * diameter), longer, jnp.inf)
 
 
-def shortened(length: Any, rho: Any) -> jax.Array:
-    """How far to look after a step that was not taken."""
-    return jnp.minimum(length / 4, 2 * rho)
+def shortened(length: Any, diameter: Any) -> jax.Array:
+    """How far to look after a step that was not taken; the diameter is that of the ball."""
+    return jnp.minimum(length / 4, diameter)
 
 
 def random_like(key: jax.Array, tree: PyTree, kind: str = "normal") -> PyTree:
-    """Independent standard normal entries or random signs, in float32 or wider."""
+    """Independent entries, in float32 or wider: standard normal, random signs, or uniform between -1 and 1."""
     leaves, structure = jax.tree.flatten(tree)
-    draw = {"normal": jax.random.normal, "signs": jax.random.rademacher}[kind]
+    uniform = functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0)
+    draw = {"normal": jax.random.normal, "signs": jax.random.rademacher, "uniform": uniform}[kind]
     keys = jax.random.split(key, len(leaves))
     dtypes = [wide_dtype(leaf) for leaf in leaves]
     return jax.tree.unflatten(

@@ -112,8 +112,8 @@ class Search:
             climbs = is_enough(here.value, there.value, promised(gradient, offset, new, apart))
             turned = metric.scaled(there.grad)
             change, steepness = subtract(turned, gradient), global_norm(turned, apart)
-            longer = next_length(length, subtract(new, offset), change, steepness, rho, apart)
-            length = jnp.where(climbs, longer, shortened(length, rho)).astype(length.dtype)
+            longer = next_length(length, subtract(new, offset), change, steepness, 2 * rho, apart)
+            length = jnp.where(climbs, longer, shortened(length, 2 * rho)).astype(length.dtype)
             return (*_choose(climbs, (new, there), (offset, here)), length), None
 
         first = see(start)

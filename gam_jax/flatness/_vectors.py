@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from gam_jax import _climb
-from gam_jax._tree import add_scaled, global_norm, inner_product, scale_by, wide_dtype
+from gam_jax._tree import add_scaled, global_norm, inner_product, normalize, scale_by, wide_dtype
 from gam_jax._types import PyTree
 
 shift = jax.jit(add_scaled)
@@ -13,7 +13,13 @@ scale = jax.jit(scale_by)
 norm = jax.jit(global_norm)
 inner = jax.jit(inner_product)
 random_like = jax.jit(_climb.random_like, static_argnums=2)
-"""Independent standard normal entries or random signs, in float32 or wider."""
+"""Independent entries, in float32 or wider: standard normal, random signs, or uniform between -1 and 1."""
+
+
+@jax.jit
+def unit(tree: PyTree) -> PyTree:
+    """``x / ||x||``; zero at zero."""
+    return normalize(tree, 0.0)
 
 
 @jax.jit

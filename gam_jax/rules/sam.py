@@ -174,7 +174,7 @@ def sam_value_and_grad(
     restarts: jax.Array | None = None,
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
-) -> Callable[..., Any]:
+) -> Callable[..., tuple[Any, ...]]:
     r"""``jax.value_and_grad`` with the gradient of SAM, ASAM or GSAM in place of that of the loss.
 
     The mathematics and the arguments are those of :func:`sam`; what is returned, and what the options mean, is said
