@@ -136,6 +136,18 @@ def run_measure(kind: str, settings: MeasureConfig, command: str) -> None:
     print(CONCLUSIONS[kind](results))
 
 
+def run_instances(output: Path, command: str) -> None:
+    """Runs the methods on the problems on which flatness fails."""
+    from experiments.common.progress import announce
+    from experiments.measure.instances import figures
+    from experiments.measure.instances.measure import measure
+
+    announce("Running the methods on problems on which flatness fails", "It takes about 3 minutes", output)
+    record = measure(output, command)
+    print(figures.table(record))
+    _print_written([output / "instances.json", figures.draw(record, output)])
+
+
 def run_benchmark(settings: BenchmarkConfig, command: str) -> None:
     """Measures what a training step costs."""
     from experiments.common.progress import announce, bars

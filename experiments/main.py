@@ -141,6 +141,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         """
         return functools.partial(commands.run_measure, "landscape", settings)
 
+    def instances(output: Path) -> Job:
+        """Run the methods on convex problems on which flat minima do not generalize (docs/where_flatness_fails.md).
+
+        Writes to --output: instances.json, instances.png.
+
+        Args:
+          output: the folder.
+        """
+        return functools.partial(commands.run_instances, output)
+
     def benchmark(
         config: BenchmarkName = "cpu",
         settings: Annotated[BenchmarkConfig, tyro.conf.arg(name="")] = measured,
@@ -191,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "prepare": prepare,
         "flatness": flatness,
         "landscape": landscape,
+        "instances": instances,
         "benchmark": benchmark,
         "aot": aot,
         "aot-grid": aot_grid,

@@ -9,7 +9,7 @@ method                          what it does                                    
 ==============================  ==========================================================  =========
 :func:`gam`                     adds the gradient of the first-order flatness, exactly      6
 :func:`accelerated_gam`         Algorithm 2 of the paper, no Hessian-vector product         4
-:func:`sam`                     SAM, and by its options ASAM and GSAM                       2
+:func:`sam`                     SAM, and by its options ASAM, GSAM and SA-GD (1 + k)        2
 :func:`friendly_sam`            SAM along the noise of the batch, with a mean of gradients  2
 :func:`gradient_norm_penalty`   adds the gradient of the gradient norm at the point         3
 :func:`c_flat`                  zeroth- and first-order flatness, for continual learning    4

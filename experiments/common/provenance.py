@@ -16,7 +16,7 @@ import gam_jax
 
 APART = """
     main.py commands.py configs study/report measure/cost measure/flatness/figures.py
-    measure/flatness/conclusions.py train/curves.py data/prepare.py
+    measure/flatness/conclusions.py measure/instances/figures.py train/curves.py data/prepare.py
     common/plotting.py common/markdown.py common/progress.py
 """.split()
 """Code that shows results and does not decide them; a config decides, and is recorded whole."""

@@ -15,6 +15,7 @@ from experiments.measure.cost.benchmark_records import read_benchmark
 from experiments.measure.cost.benchmark_report import step_table
 from experiments.measure.flatness.figures import point_table
 from experiments.measure.flatness.records import read_point
+from experiments.measure.instances import figures as instances
 from experiments.study.report.choices import strength_table
 from experiments.study.report.claims import paper_table
 from experiments.study.report.evidence import PAPER, gain_table
@@ -82,6 +83,11 @@ TABLES = {
     "claims": Table(lambda folder: paper_table(_studies(folder)), ("studies",), _COMPARE),
     "grid": Table(
         _grid, ("aot_grid",), "aot-grid --networks NETWORKS --topologies SLICES --workdir experiments/results/aot_grid"
+    ),
+    "instances": Table(
+        lambda folder: instances.table(instances.read(folder)),
+        ("instances",),
+        "instances --output experiments/results/instances",
     ),
     "minima": Table(
         _minima,

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -121,6 +122,13 @@ BAD = {
     "between": [*CHOICE, *rows([None], ValueError)],
     "hvp": [*CHOICE, *rows([None], ValueError)],
     "ascent_hvp": CHOICE,
+    "ascent_steps": INTEGER,
+    "restarts": [
+        *rows([3, "3", True, 0.5, 1j, OPAQUE, {}, (), [KEY], len, np.ones(2), jnp.ones(2, "uint32")], TypeError),
+        (KEY, ValueError, r"keys of shape \(\)"),
+        (jax.random.split(KEY, (2, 2)), ValueError, r"keys of shape \(2, 2\)"),
+        (jax.random.split(KEY, 0), ValueError, r"keys of shape \(0,\)"),
+    ],
     "max_ratio": [row for row in POSITIVE if row[0] is not None],
     "rho_prime": POSITIVE,
     "eps": NUMBER,
