@@ -15,7 +15,7 @@ import jax
 import gam_jax
 
 APART = """
-    main.py commands.py configs study/report measure/cost measure/flatness/figures.py
+    main.py commands.py configs study/report few_shot/report.py measure/cost measure/flatness/figures.py
     measure/flatness/conclusions.py train/curves.py data/prepare.py
     common/plotting.py common/markdown.py common/progress.py
 """.split()
