@@ -142,7 +142,7 @@ def run_few_shot(settings: FewShotConfig, command: str) -> None:
     from experiments.common.progress import announce, bars
 
     what = f"Few-shot class-incremental learning on {settings.data.name}"
-    announce(what, "With the defaults it takes about 8 minutes on 2 CPU cores", settings.workdir)
+    announce(what, "With the defaults it takes about 10 minutes on 2 CPU cores", settings.workdir)
     with bars() as bar:
         from experiments.few_shot import report, study
 

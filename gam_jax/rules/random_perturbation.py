@@ -58,7 +58,7 @@ def discrete_beta(key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
 
     Example:
       >>> import jax, gam_jax
-      >>> noise = gam_jax.discrete_beta(jax.random.key(1), (1000,))
+      >>> noise = gam_jax.discrete_beta(jax.random.key(2), (1000,))
       >>> sorted(set(noise.tolist()))
       [-0.5, -0.25, 0.0, 0.25, 0.5]
 
