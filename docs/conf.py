@@ -1,6 +1,8 @@
 """How Sphinx builds the site: `make docs`."""
 
 import os
+import pathlib
+import shutil
 
 import gam_jax
 
@@ -28,11 +30,25 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
+nb_merge_streams = True  # what a cell prints is one block
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # signatures show them
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Cost", "notes_style")]
+
+# Reports stand beside their records, and pages link to them there; the site has copies, as pages.
+REPORTS = pathlib.Path(__file__).parent / "reports"
+shutil.rmtree(REPORTS, ignore_errors=True)
+shutil.copytree(REPORTS.parents[1] / "experiments/results", REPORTS, ignore=shutil.ignore_patterns("*.json*", "*.csv"))
+
+
+def setup(app):
+    def to_copies(app, page, source):
+        source[0] = source[0].replace("](../experiments/results/", "](/reports/")
+
+    app.connect("source-read", to_copies)
+
 
 # Inventories come over the network: where there is one, say so.
 intersphinx_mapping = (

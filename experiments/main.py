@@ -12,6 +12,7 @@ import tyro
 
 from experiments import commands
 from experiments.common.errors import Stopped, UserError, nearest
+from experiments.common.pipes import until_closed
 from experiments.configs import TRAIN_NAMES, CompareName, load, load_train
 from experiments.configs.benchmarks import BENCHMARKS, BenchmarkName
 from experiments.configs.studies import STUDIES
@@ -246,4 +247,4 @@ def _known(name: str | None, known: tuple[str, ...]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_closed(main))

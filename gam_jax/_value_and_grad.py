@@ -17,7 +17,7 @@ from gam_jax._tree import cast_like
 from gam_jax._types import LossFn, PyTree
 
 
-def as_value_and_grad(loss_fn: LossFn, method: Method, has_diagnostics: bool) -> Callable[..., Any]:
+def as_value_and_grad(loss_fn: LossFn, method: Method, has_diagnostics: bool) -> Callable[..., tuple[Any, ...]]:
     """The function of a method, as :func:`gam_jax.gam_value_and_grad` describes it.
 
     Args:
@@ -36,7 +36,7 @@ def as_value_and_grad(loss_fn: LossFn, method: Method, has_diagnostics: bool) ->
 
     first_memory = jax.jit(method.memory) if method.memory else None
 
-    def value_and_grad(params: PyTree, /, *args: Any, **kwargs: Any) -> Any:
+    def value_and_grad(params: PyTree, /, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         own = {name: kwargs.pop(name, None) for name in ("count", "memory") if name in needs or not loss.takes(name)}
         missing = [name for name in needs if own[name] is None]
         if missing:

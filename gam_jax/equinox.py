@@ -19,7 +19,7 @@ __all__ = ["filter_value_and_grad"]
 
 def filter_value_and_grad(
     loss_fn: LossFn, *coefficients: Any, method: Callable[..., Any] = gam_value_and_grad, **options: Any
-) -> Callable[..., Any]:
+) -> Callable[..., tuple[Any, ...]]:
     r"""``eqx.filter_value_and_grad`` with the gradient of a method of the family in place of that of the loss.
 
     One line of a training step changes::

@@ -29,7 +29,7 @@ def value_and_grad(
     wrt: Any = nnx.Param,
     has_aux: bool = False,
     **options: Any,
-) -> Callable[..., Any]:
+) -> Callable[..., tuple[Any, ...]]:
     r"""``nnx.value_and_grad`` with the gradient of a method of the family in place of that of the loss.
 
     One line of a training step changes::

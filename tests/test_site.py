@@ -29,6 +29,18 @@ def test_links_lead_somewhere(path):
             assert anchor[1:] in anchors(found), f"{target}{anchor}"
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_reports_are_linked(path):
+    """What a page quotes can be opened from it."""
+    assert re.findall(r"`experiments/results/[^`]*\.(?:md|png)`", path.read_text()) == []
+
+
+def test_every_report_is_listed():
+    listed = re.findall(r"<reports/(.*)>", (ROOT / "docs" / "reports.md").read_text())
+    results = ROOT / "experiments" / "results"
+    assert sorted(listed) == sorted(str(path.relative_to(results).with_suffix("")) for path in results.rglob("*.md"))
+
+
 def test_every_public_name_is_on_the_page_of_the_api():
     text = (ROOT / "docs" / "api.md").read_text()
     for room in (gam_jax, flatness):

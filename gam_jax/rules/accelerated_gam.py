@@ -124,7 +124,7 @@ def accelerated_gam_value_and_grad(
     *,
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
-) -> Callable[..., Any]:
+) -> Callable[..., tuple[Any, ...]]:
     r"""``jax.value_and_grad`` with the combination of four gradients of accelerated GAM in place of the gradient.
 
     The mathematics and the arguments are those of :func:`accelerated_gam`; what is returned, and what the options

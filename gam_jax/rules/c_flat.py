@@ -89,7 +89,7 @@ def c_flat_value_and_grad(
     *,
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
-) -> Callable[..., Any]:
+) -> Callable[..., tuple[Any, ...]]:
     r"""``jax.value_and_grad`` with the gradient of C-Flat in place of that of the loss.
 
     The mathematics and the arguments are those of :func:`c_flat`; what is returned, and what the options mean, is said

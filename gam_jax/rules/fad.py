@@ -96,7 +96,7 @@ def fad_value_and_grad(
     *,
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
-) -> Callable[..., Any]:
+) -> Callable[..., tuple[Any, ...]]:
     r"""``jax.value_and_grad`` with the gradient of FAD in place of that of the loss.
 
     The mathematics and the arguments are those of :func:`fad`; what is returned, and what the options mean, is said

@@ -130,7 +130,7 @@ def friendly_sam_value_and_grad(
     decay: ScalarOrSchedule = 0.9,
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
-) -> Callable[..., Any]:
+) -> Callable[..., tuple[Any, ...]]:
     r"""``jax.value_and_grad`` with the gradient of Friendly SAM in place of that of the loss.
 
     The mathematics and the arguments are those of :func:`friendly_sam`; what is returned, and what the options mean,

@@ -185,7 +185,7 @@ def gam_value_and_grad(
     rho_prime: float | jax.Array = 1e-3,
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
-) -> Callable[..., Any]:
+) -> Callable[..., tuple[Any, ...]]:
     r"""``jax.value_and_grad`` with the gradient of :math:`L + \alpha R^{(1)}_\rho` in place of that of L.
 
     One line of a training step changes, and no optimizer state:

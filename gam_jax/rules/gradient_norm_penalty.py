@@ -108,7 +108,7 @@ def gradient_norm_penalty_value_and_grad(
     rho_prime: float | jax.Array = 1e-3,
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
-) -> Callable[..., Any]:
+) -> Callable[..., tuple[Any, ...]]:
     r"""``jax.value_and_grad`` with the gradient of the loss with the penalty in place of that of the loss.
 
     The mathematics and the arguments are those of :func:`gradient_norm_penalty`; what is returned, and what the

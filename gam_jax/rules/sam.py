@@ -135,7 +135,7 @@ def sam_value_and_grad(
     gamma: ScalarOrSchedule = 0.0,
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
-) -> Callable[..., Any]:
+) -> Callable[..., tuple[Any, ...]]:
     r"""``jax.value_and_grad`` with the gradient of SAM, ASAM or GSAM in place of that of the loss.
 
     The mathematics and the arguments are those of :func:`sam`; what is returned, and what the options mean, is said

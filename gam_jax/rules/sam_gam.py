@@ -42,7 +42,7 @@ def sam_gam_value_and_grad(
     *,
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
-) -> Callable[..., Any]:
+) -> Callable[..., tuple[Any, ...]]:
     r"""``jax.value_and_grad`` with SAM's gradient plus GAM's term in place of the gradient (SAM + GAM of the paper).
 
     .. math:: \nabla L(w + \rho_{sam}\, g_0 / (\|g_0\| + \xi)) + \alpha h^{norm}

@@ -15,9 +15,9 @@ import typing
 import pytest
 
 import gam_jax
+from tests.readme import EXAMPLES
 
 ROOT = pathlib.Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
 MODULES = [m.name for m in pkgutil.walk_packages(gam_jax.__path__, "gam_jax.")]
 
 
@@ -79,7 +79,7 @@ def test_help_of_sam():
     assert "between: Between = 'skip', look_ratio: float | Array = 0.5, max_ratio: float | Array | None = None" in text
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+@pytest.mark.parametrize("code", EXAMPLES)
 def test_readme_examples(code):
     """In a process of its own, on one device and without the strictness of the tests, as a reader would."""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)

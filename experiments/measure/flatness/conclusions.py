@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from experiments.measure.flatness.figures import looks, rises
+from experiments.measure.flatness.landscape_figures import rises
+from experiments.measure.flatness.looks import looks
 from experiments.measure.flatness.measure import Result
 
 

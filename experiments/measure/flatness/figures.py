@@ -1,53 +1,20 @@
-"""Pictures of measured checkpoints, several runs together: spectra, flatness over rho, local minima, landscapes."""
+"""Tables and pictures of how flat measured checkpoints are, several runs together: R0, R1, spectra, local minima."""
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import MaxNLocator, NullLocator
 
 from experiments.common.markdown import markdown
 from experiments.common.plotting import save, style
+from experiments.measure.flatness.landscape_figures import draw_landscape, landscape_table
+from experiments.measure.flatness.looks import looks
 from experiments.measure.flatness.measure import Result
-from experiments.optim.methods import METHODS
+from gam_jax.flatness import _plots
 
 _KINDS = {"R0": "zeroth_order_flatness", "R1": "first_order_flatness"}
-_MORE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#b5a900")
-
-
-class Look(NamedTuple):
-    """How a result appears in all pictures."""
-
-    label: str
-    color: str
-    line: str
-
-
-def looks(results: Sequence[Result]) -> list[Look]:
-    """One colour per run: that of its method, where no two runs share it. Steps of one run differ by their line."""
-    runs = [_run(result) for result in results]
-    used = [result["checkpoint"]["config"]["optim"]["method"] for result in results]
-    methods = dict(zip(runs, used, strict=True))
-    distinct = len(set(methods.values())) == len(methods)
-    cycle = itertools.cycle(_MORE_COLORS)
-    colors = {run: METHODS[method].color if distinct else next(cycle) for run, method in methods.items()}
-    found = []
-    for place, (run, result) in enumerate(zip(runs, results, strict=True)):
-        averaging = result["checkpoint"]["config"]["averaging"]
-        averaged = "" if averaging == "none" else f" + {averaging.upper()}"
-        label = METHODS[methods[run]].label + averaged + ("" if distinct else f" ({run})")
-        if runs.count(run) > 1:
-            label += f", step {result['checkpoint']['step']}"
-        line = ("-", "--", ":", "-.")[runs[:place].count(run) % 4]
-        found.append(Look(label, colors[run], line))
-    return found
-
-
-def _run(result: Result) -> str:
-    return result["checkpoint"]["name"].rpartition("-")[0]
 
 
 def flatness_tables(results: Sequence[Result]) -> str:
@@ -90,23 +57,6 @@ def radius_table(results: Sequence[Result]) -> str:
     return markdown(by_radius[0], by_radius[1:])
 
 
-def landscape_table(results: Sequence[Result]) -> str:
-    """How far the loss rises towards both ends of the one-dimensional slices: mean and standard error over them."""
-    rows, x = [], np.zeros(1)
-    for look, result in zip(looks(results), results, strict=True):
-        x, losses = _slices(result)
-        found = rises(result)
-        error = found.std(ddof=1) / len(found) ** 0.5
-        rows.append([look.label, f"{losses[0, len(x) // 2]:.3f}", f"{found.mean():.3f} ± {error:.3f}"])
-    return markdown(["run", "training loss", f"rise at distance {x[-1]:g}"], rows)
-
-
-def rises(result: Result) -> np.ndarray:
-    """How far the loss rises from the middle of each one-dimensional slice to its ends, in the mean of both."""
-    x, losses = _slices(result)
-    return (losses[:, 0] + losses[:, -1]) / 2 - losses[:, len(x) // 2]
-
-
 def draw_flatness(results: Sequence[Result], folder: Path) -> list[Path]:
     """All pictures of ``flatness``."""
     with style():
@@ -118,89 +68,34 @@ def draw_flatness(results: Sequence[Result], folder: Path) -> list[Path]:
         ]
 
 
-def draw_landscape(results: Sequence[Result], folder: Path) -> list[Path]:
-    """All pictures of ``landscape``."""
-    with style():
-        return [_lines(results, folder / "lines.png"), _planes(results, folder / "planes.png")]
-
-
 def _curve(result: Result, kind: str) -> list[Any]:
     """The measurements of R0 or R1, by radius."""
     found = [m for name, m in result["measured"].items() if name.startswith(_KINDS[kind])]
     return sorted(found, key=lambda m: m["rho"])
 
 
+def _radii(result: Result, kind: str) -> _plots.Radii:
+    found = _curve(result, kind)
+    return _plots.Radii(*([m[name] for m in found] for name in ("rho", "value", "ends")))
+
+
 def _flatness(results: Sequence[Result], path: Path) -> Path:
-    """R0 and R1 over the radius; pale dots are where the other starts of the ascent ended."""
-    figure, axes = plt.subplots(1, 2, figsize=(9.0, 4.2), layout="constrained")
-    for axis, kind, factor in zip(axes, _KINDS, (0.5, 1.0), strict=True):
-        for look, result in zip(looks(results), results, strict=True):
-            found = _curve(result, kind)
-            rho = np.array([m["rho"] for m in found])
-            quadratic = factor * result["measured"]["top_eigenvalues"]["values"][0] * rho**2
-            axis.plot(rho, quadratic, ":", linewidth=1, color=look.color)
-            for m in found:
-                axis.plot([m["rho"]] * len(m["ends"]), m["ends"], "_", color=look.color, alpha=0.5, markersize=7)
-            values = [m["value"] for m in found]
-            axis.plot(rho, values, look.line, marker="o", markersize=5, color=look.color, label=look.label)
-        axis.set(xscale="log", yscale="log", xlabel="radius ρ")
-        radii = [m["rho"] for m in _curve(results[0], kind)]
-        axis.set_xticks(radii, [f"{r:g}" for r in radii])
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("R0: largest increase of the loss")
-    axes[1].set_ylabel("R1: ρ times the largest gradient norm")
-    axes[0].legend(frameon=False)
-    figure.suptitle(
-        "Training loss within a ball of radius ρ: the largest of many ascents, whose ends are the dashes\n"
-        "dotted: what the top Hessian eigenvalue gives at a minimum, ρ²λ/2 and ρ²λ",
-        fontsize=10,
-    )
-    return save(figure, path)
+    zeroth, first = ([_radii(result, kind) for result in results] for kind in ("R0", "R1"))
+    top = [result["measured"]["top_eigenvalues"]["values"][0] for result in results]
+    return save(_plots.draw_radii(looks(results), zeroth, first, top), path)
 
 
 def _top_eigenvalues(results: Sequence[Result], path: Path) -> Path:
-    figure, (counts, ranks) = plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained")
-    spectra = [np.array(result["measured"]["top_eigenvalues"]["values"], float) for result in results]
-    positive = [spectrum[spectrum > 0] for spectrum in spectra]
-    everything = np.concatenate(positive)
-    bins = np.geomspace(everything.min() * 0.999, everything.max() * 1.001, 26)
-    for look, result, spectrum in zip(looks(results), results, positive, strict=True):
-        trace = result["measured"]["trace"]
-        label = f"{look.label}, trace {trace['value']:.1f} ± {trace['standard_error']:.1f}"
-        counts.hist(spectrum, bins, histtype="stepfilled", color=look.color, alpha=0.15)
-        counts.hist(spectrum, bins, histtype="step", color=look.color, linestyle=look.line, linewidth=1.6, label=label)
-        ranks.plot(1 + np.arange(len(spectrum)), spectrum, look.line, color=look.color, marker=".", label=look.label)
-    counts.set(xscale="log", xlabel="eigenvalue", ylabel=f"number among the top {len(spectra[0])}")
-    ranks.set(yscale="log", xlabel="rank", ylabel="eigenvalue")
-    ranks.grid(alpha=0.3)
-    figure.legend(*counts.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
-    return save(figure, path)
+    spectra = [result["measured"]["top_eigenvalues"]["values"] for result in results]
+    traces = [result["measured"]["trace"] for result in results]
+    errors = [(trace["value"], trace["standard_error"]) for trace in traces]
+    return save(_plots.draw_eigenvalues(looks(results), spectra, errors), path)
 
 
 def _spectral_density(results: Sequence[Result], path: Path) -> Path:
-    """One row per run on common axes, smoothed with a common bandwidth."""
-    size = (7.5, 1.0 + 1.25 * len(results))
-    figure, axes = plt.subplots(len(results), 1, figsize=size, sharex=True, sharey=True, squeeze=False)
-    figure.set_layout_engine("constrained")
-    nodes = [np.array(result["measured"]["density"]["nodes"], float) for result in results]
-    least, most = np.nanmin([np.nanmin(n) for n in nodes]), np.nanmax([np.nanmax(n) for n in nodes])
-    bandwidth = (most - least) / 500
-    grid = np.linspace(least - 5 * bandwidth, most + 5 * bandwidth, 4000)
-    for axis, look, result, places in zip(axes[:, 0], looks(results), results, nodes, strict=True):
-        weights = np.array(result["measured"]["density"]["weights"])
-        bumps = np.exp(-(((grid[:, None, None] - np.nan_to_num(places)) / bandwidth) ** 2) / 2)
-        density = (bumps * weights).sum((1, 2)) / (len(places) * bandwidth * (2 * np.pi) ** 0.5)
-        axis.fill_between(grid, density, 1e-9, color=look.color, alpha=0.25, linewidth=0)
-        axis.plot(grid, density, look.line, color=look.color, linewidth=1.2)
-        axis.annotate(
-            look.label, (0.99, 0.95), xycoords="axes fraction", ha="right", va="top", color=look.color, weight="bold"
-        )
-        axis.set(yscale="log", ylim=(1e-5, 1e3))
-        axis.grid(alpha=0.3)
-    axes[-1, 0].set_xlabel("Hessian eigenvalue")
-    figure.supylabel("spectral density", fontsize=11)
-    return save(figure, path)
+    found = [result["measured"]["density"] for result in results]
+    nodes, weights = ([density[name] for density in found] for name in ("nodes", "weights"))
+    return save(_plots.draw_density(looks(results), nodes, weights), path)
 
 
 def _local_minima(results: Sequence[Result], path: Path) -> Path:
@@ -217,51 +112,6 @@ def _local_minima(results: Sequence[Result], path: Path) -> Path:
         axis.set_xlabel(f"local {kind} within 0.1 along a direction")
     axes[0].set_ylabel("number of random directions")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
-    return save(figure, path)
-
-
-def _lines(results: Sequence[Result], path: Path) -> Path:
-    figure, axis = plt.subplots(figsize=(6.2, 4.2), layout="constrained")
-    for look, result in zip(looks(results), results, strict=True):
-        x, losses = _slices(result)
-        for loss in losses:
-            axis.plot(x, loss, look.line, color=look.color, alpha=0.2, linewidth=0.8)
-        axis.plot(x, losses.mean(0), look.line, color=look.color, linewidth=2.2, label=look.label)
-    axis.set(xlabel="distance in units of the weights' own norms, filter by filter", ylabel="training loss")
-    axis.set_title("along random directions (thin), and the mean of these", fontsize=11)
-    axis.legend(frameon=False)
-    return save(figure, path)
-
-
-def _slices(result: Result) -> tuple[np.ndarray, np.ndarray]:
-    """The coordinates of the one-dimensional slices, and their losses, [slices, points]."""
-    lines = [m for name, m in result["measured"].items() if name.startswith("line")]
-    return np.array(lines[0]["x"]), np.array([line["values"] for line in lines], float)
-
-
-def _planes(results: Sequence[Result], path: Path) -> Path:
-    columns = min(4, len(results))
-    rows = -(-len(results) // columns)
-    size = (1.1 + 2.9 * columns, 0.4 + 2.75 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
-    figure.set_layout_engine("compressed")
-    planes = [result["measured"]["plane"] for result in results]
-    losses = [np.array(plane["values"], float) for plane in planes]
-    levels = MaxNLocator(30).tick_values(np.nanmin(losses), np.nanpercentile(losses, 99))
-    drawn: Any = None
-    for axis, look, plane, loss in zip(axes.flat, looks(results), planes, losses, strict=False):
-        drawn = axis.contourf(plane["x"], plane["y"], loss, levels, extend="max", cmap="viridis")
-        axis.contour(plane["x"], plane["y"], loss, levels, colors="white", linewidths=0.4, alpha=0.6)
-        axis.plot(0, 0, "+", color="white", markersize=8)
-        axis.set_title(look.label, color=look.color, weight="bold", fontsize=11)
-        axis.set_aspect("equal")
-    for axis in axes[-1]:
-        axis.set_xlabel("first direction")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("second direction")
-    for axis in axes.flat[len(results) :]:
-        axis.set_visible(False)
-    figure.colorbar(drawn, ax=axes, label="training loss", format="%.3g")
     return save(figure, path)
 
 

@@ -75,7 +75,7 @@ def flatness_plan(run: Run, settings: FlatnessConfig) -> Plan:
 
 
 def landscape_plan(run: Run, settings: LandscapeConfig) -> Plan:
-    """Slices of the training loss. Every run gets the same random directions, each in units of its own filters."""
+    """Slices of the training loss, and scores. Every run gets the same random directions, in units of its filters."""
     key = jax.random.key(settings.seed)
     directions = flatness.filter_normalized_directions(
         run.params, key=key, num=settings.directions, filter_axis=filter_axes
@@ -83,7 +83,7 @@ def landscape_plan(run: Run, settings: LandscapeConfig) -> Plan:
     x = np.linspace(-settings.radius, settings.radius, settings.points)
     along = functools.partial(flatness.loss_slice, run.loss_fn, run.params, run.batches, x=x)
     lines: Plan = {f"line {i}": functools.partial(along, direction) for i, direction in enumerate(directions)}
-    return {**lines, "plane": functools.partial(along, *directions[:2])}
+    return {**lines, "plane": functools.partial(along, *directions[:2]), "point": lambda: _point(run)}
 
 
 PLANS: dict[str, Callable[[Run, Any], Plan]] = {"flatness": flatness_plan, "landscape": landscape_plan}

@@ -87,7 +87,8 @@ def _result(study: Study, pictures: Sequence[Path]) -> list[str]:
     base, runs = study.label(config.methods[0]), len(study.summary) * config.seeds
     diverged = sum(row.diverged for row in study.summary)
     stopped = f"**{diverged} of the {runs} final runs diverged**" if diverged else f"None of the {runs} runs diverged"
-    methods = ", ".join(study.label(method) for method in config.methods)
+    names = [study.label(method) for method in config.methods]
+    methods = ", ".join(names) if len(names) <= 5 else f"{len(names)} methods"
     return [
         f"# {methods} on {task_name(config)}",
         "",

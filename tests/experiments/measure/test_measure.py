@@ -16,7 +16,8 @@ import pytest
 
 from experiments.common.store import plain
 from experiments.main import main
-from experiments.measure.flatness import figures
+from experiments.measure.flatness import figures, landscape_figures
+from experiments.measure.flatness.looks import looks as looks_of
 from experiments.measure.flatness.restore import restore
 from gam_jax import flatness
 from tests.experiments.train.runs import ROOT, refused, state, use_convnet
@@ -136,7 +137,7 @@ def test_landscape_is_what_the_library_measures_along_one_set_of_directions(trai
     for place, result in zip(trained, results(measured, "landscape"), strict=True):
         run = restored(Path(place))
         directions = flatness.filter_normalized_directions(run.params, key=jax.random.key(0), num=3)
-        assert list(result["measured"]) == ["line 0", "line 1", "line 2", "plane"]
+        assert list(result["measured"]) == ["line 0", "line 1", "line 2", "plane", "point"]
         for i, direction in enumerate(directions):
             expected = flatness.loss_slice(run.loss_fn, run.params, run.batches, direction, x=x)
             assert result["measured"][f"line {i}"] == {"x": x.tolist(), "y": None, "values": expected.values.tolist()}
@@ -240,7 +241,7 @@ def test_pictures_and_tables(measured, capsys):
 
 def test_the_rise_of_the_loss_is_that_of_the_slices(measured):
     found = results(measured, "landscape")
-    row = [cell.strip() for cell in figures.landscape_table(found).splitlines()[3].split("|")[1:-1]]
+    row = [cell.strip() for cell in landscape_figures.landscape_table(found).splitlines()[3].split("|")[1:-1]]
     lines = [found[1]["measured"][f"line {i}"]["values"] for i in range(3)]
     rises = [(line[0] + line[4]) / 2 - line[2] for line in lines]
     assert row == ["SAM", f"{lines[0][2]:.3f}", f"{np.mean(rises):.3f} ± {np.std(rises, ddof=1) / 3**0.5:.3f}"]
@@ -248,16 +249,16 @@ def test_the_rise_of_the_loss_is_that_of_the_slices(measured):
 
 def test_one_colour_per_run_and_labels_that_tell_them_apart(measured):
     sgd, sam = results(measured, "flatness")
-    assert [look.label for look in figures.looks([sgd, sam])] == ["SGD", "SAM"]
+    assert [look.label for look in looks_of([sgd, sam])] == ["SGD", "SAM"]
     half = copy.deepcopy(sam)
     half["checkpoint"] |= {"name": "sam-4", "step": 4}
-    looks = figures.looks([sgd, half, sam])
+    looks = looks_of([sgd, half, sam])
     assert [look.label for look in looks] == ["SGD", "SAM, step 4", "SAM, step 8"]
     assert looks[1].color == looks[2].color != looks[0].color and looks[1].line != looks[2].line
     averaged = copy.deepcopy(sam)
     averaged["checkpoint"]["name"] = "other-8"
     averaged["checkpoint"]["config"]["averaging"] = "swad"
-    looks = figures.looks([sam, averaged])
+    looks = looks_of([sam, averaged])
     assert [look.label for look in looks] == ["SAM (sam)", "SAM + SWAD (other)"]
     assert looks[0].color != looks[1].color
 
@@ -267,7 +268,7 @@ def test_what_is_not_finite_is_null_and_is_drawn_as_a_gap(measured, tmp_path):
     sgd, sam = results(measured, "landscape")
     sgd["measured"]["plane"]["values"][0][0] = None
     sgd["measured"]["line 0"]["values"][0] = None
-    for path in figures.draw_landscape([sgd, sam], tmp_path):
+    for path in landscape_figures.draw_landscape([sgd, sam], tmp_path):
         assert path.exists()
 
 
