@@ -10,6 +10,8 @@ from typing import NamedTuple
 from experiments.common.errors import UserError, nearest, require
 from experiments.common.markdown import Block, blocks
 from experiments.common.store import read_records
+from experiments.few_shot.report import result_table as few_shot_table
+from experiments.few_shot.study import read_study as read_few_shot
 from experiments.measure.cost.aot_grid_report import table as grid_table
 from experiments.measure.cost.benchmark_records import read_benchmark
 from experiments.measure.cost.benchmark_report import step_table
@@ -88,6 +90,11 @@ TABLES = {
         lambda folder: instances.table(instances.read(folder)),
         ("instances",),
         "instances --output experiments/results/instances",
+    ),
+    "few_shot": Table(
+        lambda folder: few_shot_table(*read_few_shot(folder)),
+        ("few_shot_digits",),
+        "few-shot --workdir experiments/results/few_shot_digits",
     ),
     "minima": Table(
         _minima,
