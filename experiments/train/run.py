@@ -136,7 +136,7 @@ def _warn(setup: Setup, programs: Programs, progress: Progress) -> None:
     if count:
         loop = f"the loop of --groups {setup.config.optim.groups}" if setup.config.optim.groups > 1 else "a loop"
         progress.say(
-            f"slow: {count} convolutions of the step stand in {loop}, where XLA runs them up to 64 times slower on the "
+            f"slow: {count} convolutions of the step stand in {loop}, where XLA runs them up to 60 times slower on the "
             "CPU: leave that out, or train on an accelerator"
         )
 

@@ -1,4 +1,4 @@
-"""The maximum of a smooth function over a closed ball, by projected gradient ascent from several starts."""
+"""The maximum of a function over a closed ball, by projected gradient ascent from several starts."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -9,8 +9,9 @@ import numpy as np
 
 from gam_jax._tree import add_scaled, global_norm, inner_product, scale_by
 from gam_jax._types import PyTree
+from gam_jax.flatness._geometry import Ball
 from gam_jax.flatness._objective import Objective
-from gam_jax.flatness._vectors import inner, norm, random_like, scale, shift
+from gam_jax.flatness._vectors import inner, norm, scale, shift
 
 _BACKTRACKS = 8
 _RECENT = 4  # points to extrapolate from
@@ -18,28 +19,29 @@ _SUFFICIENT = 1e-4  # of the increase that the gradient promises (Armijo)
 
 
 class Flatness(NamedTuple):
-    """A maximum over the closed ball of radius rho around the parameters.
+    """A maximum over the closed ball of radius rho around the parameters; with ``per_batch`` the mean of such.
 
     Attributes:
       value: the flatness measure.
-      distance: the distance of the maximiser from the parameters, at most rho.
+      distance: the distance of the maximiser from the parameters in the norm of the ball, at most rho.
       stationarity: the largest increase that the gradient at the maximiser promises within the ball (the
         Frank-Wolfe gap), in the units of ``value``: 0 at a maximiser, large if the ascent was stopped too
         early.
       history: the measure along each ascent, float64 [1 + num_restarts, num_steps + 1]; never decreasing,
-        constant after convergence. Row 0 starts at the parameters, the others at random points of the sphere.
-      maximizer: the parameters there.
+        constant after convergence. Row 0 starts at the parameters, the others at random points of the sphere
+        (corners of the cube).
+      maximizer: the parameters there; None with ``per_batch``, where each batch has its own.
     """
 
     value: float
     distance: float
     stationarity: float
     history: np.ndarray
-    maximizer: PyTree
+    maximizer: PyTree | None
 
 
 class Problem(NamedTuple):
-    """A function on offsets from the parameters.
+    """A function on offsets from the centre of a ball, in its coordinates.
 
     Attributes:
       evaluate: offset -> (value, what ``ascent`` needs beside the offset).
@@ -51,41 +53,60 @@ class Problem(NamedTuple):
 
 
 def maximize(
-    problem: Problem, objective: Objective, rho: float, key: jax.Array, num_steps: int, num_restarts: int
+    make: Callable[[Objective, Ball], Problem],
+    objective: Objective,
+    ball: Ball,
+    key: jax.Array,
+    num_steps: int,
+    num_restarts: int,
+    per_batch: bool,
 ) -> Flatness:
-    """The best of the ascents from the centre and from ``num_restarts`` random points of the sphere."""
+    """The maximum over the ball of the mean over the data; or the mean over the batches of the maximum of each."""
+    if not per_batch:
+        return _maximum(make(objective, ball), objective, ball, key, num_steps, num_restarts)
+    found, weights = [], []
+    for part, weight in objective.parts():
+        one = _maximum(make(part, ball), part, ball, key, num_steps, num_restarts)
+        found.append(one[:4])
+        weights.append(weight)
+    value, distance, gap, history = (np.average(np.stack(field), 0, weights) for field in zip(*found, strict=True))
+    return Flatness(float(value), float(distance), float(gap), history, None)
+
+
+def _maximum(
+    problem: Problem, objective: Objective, ball: Ball, key: jax.Array, num_steps: int, num_restarts: int
+) -> Flatness:
+    """The best of the ascents from the centre and from ``num_restarts`` random starts."""
     history = np.zeros((1 + num_restarts, num_steps + 1))
     best = (-np.inf, None, None)
-    for row, offset in enumerate(_starts(objective.params, rho, key, num_restarts)):
-        values, offset, seen = _ascend(problem, rho, offset, num_steps)
+    for row, offset in enumerate(_starts(ball, key, num_restarts)):
+        values, offset, seen = _ascend(problem, ball, offset, num_steps)
         history[row, : len(values)] = values
         history[row, len(values) :] = values[-1]
         if values[-1] > best[0]:
             best = (values[-1], offset, seen)
     value, offset, seen = best
-    gap = _gap(problem.ascent(offset, seen), offset, rho)
-    maximizer = shift(objective.params, 1.0, offset)
-    return Flatness(value, float(norm(offset)), gap, history, maximizer)
+    gap = ball.gap(problem.ascent(offset, seen), offset)
+    return Flatness(value, ball.distance(offset), gap, history, objective.at(ball.point(offset)))
 
 
-def _starts(params: PyTree, rho: float, key: jax.Array, num_restarts: int) -> Iterator[PyTree]:
-    zero = scale(0.0, params)
-    yield zero
+def _starts(ball: Ball, key: jax.Array, num_restarts: int) -> Iterator[PyTree]:
+    yield scale(0.0, ball.center)
     for i in range(num_restarts):
-        direction = random_like(jax.random.fold_in(key, i), params)
-        yield scale(rho / norm(direction), direction)
+        yield ball.start(jax.random.fold_in(key, i))
 
 
-def _ascend(problem: Problem, rho: float, offset: PyTree, num_steps: int) -> tuple[list[float], PyTree, Any]:
+def _ascend(problem: Problem, ball: Ball, offset: PyTree, num_steps: int) -> tuple[list[float], PyTree, Any]:
     """The values along one ascent, its last point, and what was seen there.
 
     The point moves along the gradient by some length and is projected back onto the ball: the spectral projected
     gradient method (Birgin, Martinez and Raydan 2000), with a search that never decreases the value. The first
-    length is infinite. The projection is then ``rho d / ||d||``, which never decreases a convex function, and is a
-    power iteration on a quadratic. A length that does not increase the value enough is cut to a quarter. The next
-    one is the inverse curvature along the last step where that is concave, else four times the last.
+    length is infinite. The projection is then the point of the ball that is farthest along the gradient d
+    (``rho d / ||d||`` in l2), which never decreases a convex function, and is a power iteration on a quadratic. A
+    length that does not increase the value enough is cut to a quarter. The next one is the inverse curvature along
+    the last step where that is concave, else four times the last.
 
-    A power iteration is slow when the largest eigenvalues are close. So while the length is infinite, a point
+    A power iteration is slow when the largest eigenvalues are close. So in l2, while the length is infinite, a point
     extrapolated from the last ones is tried first, and taken if it increases the value by no less than the
     gradient promises for the plain one.
 
@@ -96,7 +117,7 @@ def _ascend(problem: Problem, rho: float, offset: PyTree, num_steps: int) -> tup
     def evaluate(offset: PyTree) -> tuple[float, Any]:
         value, seen = problem.evaluate(offset)
         if not np.isfinite(value):
-            raise ValueError(f"the maximum over the ball must be finite, got {value} within {rho=}")
+            raise ValueError(f"the maximum over the ball must be finite, got {value} within rho={ball.rho}")
         return value, seen
 
     value, seen = evaluate(offset)
@@ -107,19 +128,19 @@ def _ascend(problem: Problem, rho: float, offset: PyTree, num_steps: int) -> tup
         gradient = problem.ascent(offset, seen)
         steepness = float(norm(gradient))
         if not np.isfinite(steepness):
-            raise ValueError(f"the direction of ascent must be finite, got a norm of {steepness} within {rho=}")
-        if _gap(gradient, offset, rho) <= rtol * max(abs(value), rho * steepness):
+            raise ValueError(f"the direction of ascent must be finite, got a norm of {steepness} within rho={ball.rho}")
+        if ball.gap(gradient, offset) <= rtol * max(abs(value), ball.rho * ball.steepness(gradient)):
             break
         if before is not None and length < np.inf:
             curvature = float(_curvature(offset, gradient, *before))
             length = steepness / -curvature if curvature < 0 else 4 * length
-            length = length if length < 8 * rho else np.inf
+            length = length if length < 4 * ball.diameter else np.inf
         before = offset, gradient
-        if length == np.inf:
-            plain = _moved(offset, gradient, np.inf, rho)
+        if length == np.inf and ball.norm == "l2":
+            plain = ball.farthest(gradient)
             recent = [*recent[1 - _RECENT :], (offset, plain)]
             if len(recent) > 1:
-                there = _extrapolated(recent, rho)
+                there = _extrapolated(recent, ball.rho)
                 new_value, new_seen = evaluate(there)
                 if new_value >= value + float(inner(gradient, shift(plain, -1.0, offset))):
                     offset, value, seen = there, new_value, new_seen
@@ -127,12 +148,12 @@ def _ascend(problem: Problem, rho: float, offset: PyTree, num_steps: int) -> tup
                     continue
         recent = recent[-1:] if length == np.inf else []
         for _ in range(_BACKTRACKS):
-            there = _moved(offset, gradient, length / steepness, rho)
+            there = _moved(ball, offset, gradient, length / steepness)
             promised = float(inner(gradient, shift(there, -1.0, offset)))
             new_value, new_seen = evaluate(there)
             if new_value > value and new_value >= value + _SUFFICIENT * promised:
                 break
-            length = min(length / 4, 2 * rho)
+            length = min(length / 4, ball.diameter)
         else:
             break
         offset, value, seen = there, new_value, new_seen
@@ -165,13 +186,6 @@ def _curvature(offset: PyTree, gradient: PyTree, last_offset: PyTree, last_gradi
     return inner_product(step, add_scaled(gradient, -1.0, last_gradient)) / inner_product(step, step)
 
 
-def _moved(offset: PyTree, gradient: PyTree, factor: float, rho: float) -> PyTree:
+def _moved(ball: Ball, offset: PyTree, gradient: PyTree, factor: float) -> PyTree:
     """``offset + factor * gradient``, projected onto the ball."""
-    there = gradient if factor == np.inf else shift(offset, factor, gradient)
-    length = float(norm(there))
-    return scale(rho / length, there) if factor == np.inf or length > rho else there
-
-
-def _gap(gradient: PyTree, offset: PyTree, rho: float) -> float:
-    """``max over the ball of <gradient, x - offset>``."""
-    return max(rho * float(norm(gradient)) - float(inner(gradient, offset)), 0.0)
+    return ball.farthest(gradient) if factor == np.inf else ball.projected(shift(offset, factor, gradient))

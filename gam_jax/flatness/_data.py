@@ -1,12 +1,13 @@
 """Batches of a data set, read again and again: what counts as one, how many examples it holds, where it lies."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gam_jax._checks import check_flag, check_function, check_positive
@@ -24,6 +25,9 @@ class DataOptions:
 
     Attributes:
       has_aux: the loss returns ``(loss, aux)``; aux is dropped.
+      loss_args: more arguments of the loss, by name: ``loss_fn(params, batch, **loss_args)``. Pytrees of arrays, such
+        as batch statistics. They are arguments of the compiled pass: measuring every epoch with new ones compiles
+        nothing again and keeps no old ones alive, as a loss that closes over them does.
       num_examples: ``batch -> number``, the weight of a batch in the mean over the data. By default the length
         of the leading axis of its arrays. With padded batches whose loss is the mean over a mask, the sum of
         the mask.
@@ -39,6 +43,7 @@ class DataOptions:
     """
 
     has_aux: bool = False
+    loss_args: Mapping[str, Any] | None = None
     num_examples: Callable[[Any], Any] | None = None
     mesh: Mesh | None = None
     accumulate_in_float64: bool = False
@@ -48,6 +53,7 @@ class DataOptions:
     def __post_init__(self):
         for name in ("has_aux", "accumulate_in_float64", "check_determinism"):
             check_flag(name, getattr(self, name))
+        _check_loss_args(self.loss_args)
         if self.num_examples is not None:
             check_function("num_examples", self.num_examples, " batch -> number, or None")
         if self.mesh is not None and not isinstance(self.mesh, Mesh):
@@ -56,10 +62,29 @@ class DataOptions:
             check_function("progress", self.progress, " (passes, batches) -> None, True or False")
 
 
+def _check_loss_args(loss_args: Any) -> None:
+    if loss_args is None:
+        return
+    if not (isinstance(loss_args, Mapping) and all(isinstance(name, str) for name in loss_args)):
+        raise TypeError(f"loss_args must be a dict from names to pytrees of arrays, got loss_args={loss_args!r}")
+    for path, leaf in jax.tree.leaves_with_path(dict(loss_args)):
+        if not _is_array(leaf):
+            where = f"loss_args{jax.tree_util.keystr(path)}"
+            raise TypeError(f"loss_args must hold arrays, known now, got {leaf!r} at {where}")
+
+
+def _is_array(leaf: Any) -> bool:
+    """Whether JAX takes it as an array, of numbers or of keys, and its values are known."""
+    if isinstance(leaf, jax.Array):
+        return not isinstance(leaf, Tracer)
+    return isinstance(leaf, int | float | complex) or getattr(getattr(leaf, "dtype", None), "kind", "O") not in "OSUMm"
+
+
 class DataArgs(TypedDict, total=False):
     """The fields of :class:`DataOptions` as keyword arguments."""
 
     has_aux: bool
+    loss_args: Mapping[str, Any] | None
     num_examples: Callable[[Any], Any] | None
     mesh: Mesh | None
     accumulate_in_float64: bool
@@ -120,14 +145,27 @@ def _stacked_length(stacked: PyTree) -> int:
     return lengths.pop()
 
 
-def check_batch(index: int, args: tuple[Any, ...]) -> None:
-    """Raises unless the batch is a pytree of arrays of numbers."""
-    for path, leaf in jax.tree.leaves_with_path(args):
-        kind = getattr(getattr(leaf, "dtype", None), "kind", "b" if isinstance(leaf, int | float | complex) else "O")
-        if kind in "OSUMm":
-            raise TypeError(
-                f"batches must hold arrays of numbers, got {leaf!r} at batch {index}{jax.tree_util.keystr(path[1:])}"
-            )
+def as_arrays(index: int, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The batch with its leaves as arrays, whatever kind they are of: those of PyTorch and lists of HDF5 too.
+
+    Raises:
+      TypeError: for a leaf that is no array of numbers.
+    """
+
+    def convert(path: Any, leaf: Any) -> Any:
+        try:
+            array = leaf if _is_array(leaf) else np.asarray(leaf)
+        except (TypeError, ValueError, RuntimeError) as error:  # PyTorch's, of a tensor on a GPU or with a gradient
+            raise TypeError(f"{_not_numbers(index, path, leaf)}: {error}") from error
+        if not _is_array(array):
+            raise TypeError(_not_numbers(index, path, leaf))
+        return array
+
+    return jax.tree.map_with_path(convert, args)
+
+
+def _not_numbers(index: int, path: Any, leaf: Any) -> str:
+    return f"batches must hold arrays of numbers, got {leaf!r} at batch {index}{jax.tree_util.keystr(path[1:])}"
 
 
 def count_examples(args: tuple[Any, ...], num_examples: Callable[[Any], Any] | None) -> float:

@@ -5,8 +5,8 @@ measurement with the same function and the same shapes compiles nothing.
 """
 
 import contextlib
+import copy
 import functools
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, Unpack
@@ -15,46 +15,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gam_jax._checks import check_arrays, check_function, check_params
-from gam_jax._loss import bind
-from gam_jax._tree import cast_like, widen
 from gam_jax._types import LossFn, PyTree
+from gam_jax.flatness._block import Block, count_parameters
 from gam_jax.flatness._data import (
     DataArgs,
     DataOptions,
     ProgressFn,
+    as_arrays,
     automatic,
-    check_batch,
     count_examples,
     reader,
     replicate,
     spread,
 )
+from gam_jax.flatness._passes import Context, Operator, Passes, check_loss, check_operator, named, strong
 from gam_jax.flatness._programs import Programs
-
-
-def _call(loss_fn: LossFn, has_aux: bool, params: PyTree, args: tuple[Any, ...]) -> jax.Array:
-    return bind(loss_fn, has_aux)(params, (args, {}))[0]
-
-
-def _value(loss_fn: LossFn, has_aux: bool, params: PyTree, args: Any) -> tuple[jax.Array, Any]:
-    return _call(loss_fn, has_aux, params, args), ()
-
-
-def _gradient(loss_fn: LossFn, has_aux: bool, params: PyTree, args: Any) -> tuple[jax.Array, PyTree]:
-    value, grad = jax.value_and_grad(functools.partial(_call, loss_fn, has_aux))(params, args)
-    return value, jax.tree.map(widen, grad)
-
-
-def _product(loss_fn: LossFn, has_aux: bool, params: PyTree, v: PyTree, args: Any) -> tuple[jax.Array, PyTree]:
-    # jax.linearize, not jax.jvp: losses with a custom_vjp inside have no jvp of their gradient.
-    loss = functools.partial(_call, loss_fn, has_aux)
-    grad_and_value = lambda params: jax.value_and_grad(loss)(params, args)[::-1]  # noqa: E731
-    _, product, value = jax.linearize(grad_and_value, params, has_aux=True)
-    return value, jax.tree.map(widen, product(cast_like(v, params)))
-
-
-_PASSES = {"value": _value, "gradient": _gradient, "product": _product}
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -67,65 +42,35 @@ def _divide(total: PyTree, weight: float, like: PyTree) -> PyTree:
     return jax.tree.map(lambda t, x: (t / jnp.asarray(weight, t.dtype)).astype(x.dtype), total, like)
 
 
-def _strong(leaf: Any) -> jax.Array:
-    """The leaf as an array that is not weakly typed: a program compiled for one kind does not serve the other."""
-    return jnp.asarray(leaf, jnp.result_type(leaf))
-
-
-def count_parameters(params: PyTree) -> int:
-    """The number of parameters, which are checked.
-
-    Raises:
-      TypeError: unless they are a pytree of real floating-point arrays.
-      ValueError: if there are none.
-    """
-    check_arrays("params", params)
-    check_params(params, params)
-    size = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
-    if size == 0:
-        raise ValueError(f"params hold nothing to measure, got no parameters: {params!r}")
-    return size
-
-
-def _check_loss(loss_fn: LossFn, num_arguments: int) -> None:
-    check_function("loss_fn", loss_fn, " (params, batch) -> scalar")
-    try:
-        hash(loss_fn)
-    except TypeError:
-        raise TypeError(f"loss_fn must be hashable, so that it compiles once, got {loss_fn!r}") from None
-    try:
-        signature = inspect.signature(loss_fn)
-    except ValueError:  # of a builtin
-        return
-    try:
-        signature.bind(*range(num_arguments))
-    except TypeError as error:
-        taken = "(params, batch)" if num_arguments == 2 else "(params), with batches=None"
-        raise TypeError(f"loss_fn must take {taken}, got {loss_fn!r} with the signature {signature}: {error}") from None
-
-
 class Objective:
     r"""``L(params) = sum_b n_b L_b(params) / sum_b n_b`` over the batches b with n_b examples, and its derivatives.
 
     Attributes:
-      params: the parameters at which it was made, on the mesh if there is one.
+      params: the parameters at which it was made, on the mesh if there is one; with a mask a list of its leaves, and
+        all vectors are lists of these.
       value: the loss there, in float64.
       size: the number of parameters.
       machine_epsilon: that of the narrowest dtype among them.
       passes: finished passes over the data.
     """
 
-    def __init__(self, loss_fn: LossFn, params: PyTree, batches: Any, options: DataOptions, progress: ProgressFn):
-        self.size = count_parameters(params)
-        _check_loss(loss_fn, 1 if batches is None else 2)
-        self._loss = (loss_fn, options.has_aux)
-        self._programs = Programs(self._loss)
+    def __init__(
+        self, loss_fn: LossFn, params: PyTree, batches: Any, mask: Any, options: DataOptions, progress: ProgressFn
+    ):
+        self.size = count_parameters(params, mask)
+        loss_args = dict(options.loss_args or {})
+        check_loss(loss_fn, 1 if batches is None else 2, loss_args)
+        self._programs = functools.partial(Programs, (loss_fn, options.has_aux))
+        self._compiled = self._programs()
         self._options = options
         self._mesh = None if options.mesh is None else automatic(options.mesh)
         self._read = reader(batches)
         self._progress = progress
         self.passes = 0
-        self.params = replicate(jax.tree.map(_strong, params), self._mesh)
+        self._block = Block(replicate(jax.tree.map(strong, params), self._mesh), mask)
+        self.params = self._block.params
+        self._passes = Passes(loss_fn, options.has_aux, self._block)
+        self._context = Context(self._block.frozen, replicate(jax.tree.map(strong, loss_args), self._mesh))
         dtypes = {leaf.dtype for leaf in jax.tree.leaves(self.params)}
         self.machine_epsilon = max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0)
         self.value = self.value_at(self.params)
@@ -144,8 +89,7 @@ class Objective:
 
     def product_at(self, params: PyTree, v: PyTree) -> PyTree:
         """``H(params) v`` in float32 or wider; one pass, 3 gradient evaluations."""
-        v = replicate(v, self._mesh)
-        return self._mean(lambda args: self._run("product", params, v, args))[1]
+        return self._product_at("hessian", params, v)
 
     def values_at(self, points: Callable[[], Iterator[PyTree]]) -> np.ndarray:
         """The loss at many parameters, float64 [points]; one pass, in which ``points`` is called once per batch."""
@@ -160,15 +104,38 @@ class Objective:
             weights += weight
         return np.asarray(total / weights)
 
-    def product(self, v: PyTree) -> PyTree:
-        """``H v`` at the parameters."""
-        return self.product_at(self.params, v)
+    def product(self, operator: Operator) -> Callable[[PyTree], PyTree]:
+        """``v -> H v`` at the parameters, or ``v -> G v`` with the Gauss-Newton matrix G."""
+        return functools.partial(self._product_at, operator, self.params)
+
+    def whole(self, vector: PyTree) -> PyTree:
+        """A vector in the structure of the parameters, 0 outside the mask; with leading axes, if it has them."""
+        leaves = jax.tree.leaves(vector)
+        shape = leaves[0].shape[: leaves[0].ndim - jax.tree.leaves(self.params)[0].ndim]
+        return self._block.whole(vector, [jnp.zeros(shape + leaf.shape) for leaf in self._context.frozen])
+
+    def at(self, params: PyTree) -> PyTree:
+        """All parameters, where those of the mask are these."""
+        return self._block.whole(params, self._context.frozen)
+
+    def of_block(self, make: Callable[[PyTree], PyTree | None]) -> PyTree | None:
+        """What a function makes of all parameters, on the leaves of the mask; or None."""
+        made = make(self.at(self.params))
+        return None if made is None else self._block.select(replicate(made, self._mesh))
+
+    def parts(self) -> Iterator[tuple["Objective", float]]:
+        """One pass: the objective of each batch alone, and its weight."""
+        for args, weight in self.stream():
+            part = copy.copy(self)
+            part._read, part._progress = lambda args=args: iter([args]), lambda passes, batches: None
+            part.value = part.value_at(part.params)
+            yield part, weight
 
     def stream(self) -> Iterator[tuple[tuple[Any, ...], float]]:
         """One pass: what the loss takes after the parameters, and its weight."""
         index = -1
         for index, args in enumerate(self._read()):
-            check_batch(index, args)
+            args = as_arrays(index, args)
             weight = count_examples(args, self._options.num_examples)
             if weight == 0:
                 raise ValueError(f"batch {index} holds no examples, got {jax.tree.map(jnp.shape, args[0])}")
@@ -178,9 +145,12 @@ class Objective:
             raise ValueError("batches: the data are empty, got no batches (an iterator that was read before?)")
         self.passes += 1
 
-    def _run(self, name: str, *args: Any, programs: Programs | None = None) -> tuple[jax.Array, PyTree]:
-        fn = functools.partial(_PASSES[name], *self._loss)
-        return (programs or self._programs)(name, fn, *args)
+    def _product_at(self, operator: Operator, params: PyTree, v: PyTree) -> PyTree:
+        v = replicate(v, self._mesh)
+        return self._mean(lambda args: self._run(operator, params, v, args))[1]
+
+    def _run(self, name: str, *args: Any, compiled: Programs | None = None) -> tuple[jax.Array, PyTree]:
+        return (compiled or self._compiled)(name, named(self._passes, name), *args, self._context)
 
     def _mean(self, fn: Callable[[Any], tuple[jax.Array, PyTree]]) -> tuple[float, PyTree]:
         """The weighted mean of a value (in float64) and of a pytree over one pass."""
@@ -213,8 +183,8 @@ class Objective:
         A random number from outside is frozen when the loss is traced. So the second evaluation has a trace of its
         own, and reads the data again.
         """
-        anew = Programs(self._loss)
-        again = self._mean(lambda args: self._run("value", self.params, args, programs=anew))[0]
+        anew = self._programs()
+        again = self._mean(lambda args: self._run("value", self.params, args, compiled=anew))[0]
         if self.value != again:
             raise ValueError(
                 f"the loss must be deterministic, got {self.value!r} and then {again!r} at the same parameters. "
@@ -226,14 +196,23 @@ class Objective:
 
 
 @contextlib.contextmanager
-def measure(loss_fn: LossFn, params: PyTree, batches: Any, **options: Unpack[DataArgs]) -> Iterator[Objective]:
-    """The objective for the time of one measurement, with its progress bar."""
+def measure(
+    loss_fn: LossFn,
+    params: PyTree,
+    batches: Any,
+    *,
+    mask: Any = None,
+    operator: Operator = "hessian",
+    **options: Unpack[DataArgs],
+) -> Iterator[Objective]:
+    """The objective for the time of one measurement, with its progress bar; of an operator that it must have."""
     settings = DataOptions(**options)
+    check_operator(operator, loss_fn)
     with contextlib.ExitStack() as stack:
         progress = settings.progress
         if progress is True:
             progress = stack.enter_context(_bar())
-        yield Objective(loss_fn, params, batches, settings, progress or (lambda passes, batches: None))
+        yield Objective(loss_fn, params, batches, mask, settings, progress or (lambda passes, batches: None))
 
 
 @contextlib.contextmanager

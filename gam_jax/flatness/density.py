@@ -1,5 +1,6 @@
 """The spectral density of the Hessian."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Unpack
 
 import jax
@@ -8,9 +9,11 @@ from jax.typing import ArrayLike
 
 from gam_jax._checks import check_integer, check_key, check_numbers, check_positive
 from gam_jax._types import LossFn, PyTree
+from gam_jax.flatness._block import count_parameters
 from gam_jax.flatness._data import DataArgs, with_data_options
 from gam_jax.flatness._krylov import Krylov
-from gam_jax.flatness._objective import count_parameters, measure
+from gam_jax.flatness._objective import measure
+from gam_jax.flatness._passes import Operator
 from gam_jax.flatness._probes import probe, standard_error
 
 
@@ -49,6 +52,8 @@ def hessian_density(
     num_steps: int = 80,
     grid: ArrayLike | None = None,
     bandwidth: float | None = None,
+    operator: Operator = "hessian",
+    mask: PyTree | Callable[[PyTree], PyTree] | None = None,
     **options: Unpack[DataArgs],
 ) -> SpectralDensity:
     r"""The density of the eigenvalues of the Hessian, by stochastic Lanczos quadrature (SLQ).
@@ -78,6 +83,8 @@ def hessian_density(
         bandwidths to either side.
       bandwidth: :math:`\sigma`. Default: as theirs, the square root of 1e-5 times half the range of the Ritz
         values.
+      operator: "hessian" or "ggn", as in :func:`hessian_top_eigenvalues`.
+      mask: measure a diagonal block, as in :func:`hessian_top_eigenvalues`.
       **options: see :class:`gam_jax.flatness.DataOptions`.
 
     Returns:
@@ -104,10 +111,10 @@ def hessian_density(
     if bandwidth is not None:
         check_positive("bandwidth", bandwidth)
     points = None if grid is None else check_numbers("grid", grid)
-    exact = num_probes >= count_parameters(params)
+    exact = num_probes >= count_parameters(params, mask)
     check_integer("num_probes", num_probes, at_least=1 if exact else 2)
-    with measure(loss_fn, params, batches, **options) as objective:
-        krylov = Krylov(objective.product, objective.params, num_steps, key)
+    with measure(loss_fn, params, batches, mask=mask, operator=operator, **options) as objective:
+        krylov = Krylov(objective.product(operator), objective.params, num_steps, key)
         nodes = np.full((min(num_probes, objective.size), krylov.size), np.nan)
         weights = np.zeros_like(nodes)
         for i in range(len(nodes)):

@@ -1,6 +1,7 @@
 """Second-order flatness: the top eigenvalues of the Hessian, by Lanczos' method."""
 
 import warnings
+from collections.abc import Callable
 from typing import Literal, NamedTuple, Unpack, get_args
 
 import jax
@@ -10,9 +11,11 @@ import numpy as np
 from gam_jax._checks import check_flag, check_integer, check_key, check_positive
 from gam_jax._tree import add_scaled, global_norm
 from gam_jax._types import LossFn, PyTree
+from gam_jax.flatness._block import count_parameters
 from gam_jax.flatness._data import DataArgs, with_data_options
 from gam_jax.flatness._krylov import Krylov
-from gam_jax.flatness._objective import Objective, count_parameters, measure
+from gam_jax.flatness._objective import Objective, measure
+from gam_jax.flatness._passes import Operator
 
 Which = Literal["largest", "smallest", "magnitude"]
 _ORDER = {"largest": lambda x: -x, "smallest": lambda x: x, "magnitude": lambda x: -np.abs(x)}
@@ -49,9 +52,11 @@ def hessian_top_eigenvalues(
     basis_size: int | None = None,
     max_products: int | None = None,
     return_vectors: bool = False,
+    operator: Operator = "hessian",
+    mask: PyTree | Callable[[PyTree], PyTree] | None = None,
     **options: Unpack[DataArgs],
 ) -> Eigenvalues:
-    r"""The k largest eigenvalues of the Hessian of the mean loss over a data set.
+    r"""The k largest eigenvalues of the Hessian of the mean loss over a data set, or of its Gauss-Newton matrix.
 
     At a minimum of a quadratic, :math:`\lambda_{max} = R^{(1)}_\rho / \rho^2` (Lemma 4.1 of the GAM paper).
 
@@ -85,7 +90,12 @@ def hessian_top_eigenvalues(
       basis_size: Krylov vectors kept, at least k + 2 unless the dimension is smaller, at most the dimension.
         Default: ``max(2 k + 10, 20)``, or the dimension.
       max_products: products to give up after, with a RuntimeWarning. Default: 20 times ``basis_size``.
-      return_vectors: return the eigenvectors too.
+      return_vectors: return the eigenvectors too; 0 outside the mask.
+      operator: "hessian", or "ggn" for the Gauss-Newton matrix ``J^T H_l J`` of a :class:`SplitLoss`, with J the
+        Jacobian of the outputs and H_l the Hessian of their loss: without negative eigenvalues where that loss is
+        convex, and for cross-entropy the Fisher matrix. A product costs 2 gradient evaluations.
+      mask: measure a diagonal block, of a layer say: a pytree of bools like the parameters, or a function from them to
+        one. Rows and columns of leaves with False are left out.
       **options: see :class:`gam_jax.flatness.DataOptions`.
 
     Returns:
@@ -116,19 +126,19 @@ def hessian_top_eigenvalues(
     if rtol is not None:
         check_positive("rtol", rtol)
     check_flag("return_vectors", return_vectors)
-    size, of = count_parameters(params), ", the number of parameters"
+    size, of = count_parameters(params, mask), ", the number of parameters"
     check_integer("k", k, at_most=size, of=of)
     if basis_size is None:
         basis_size = min(max(2 * k + 10, 20), size)
     check_integer("basis_size", basis_size, at_least=min(k + 2, size), at_most=size, of=of)
     max_products = 20 * basis_size if max_products is None else max_products
     check_integer("max_products", max_products, at_least=basis_size)
-    with measure(loss_fn, params, batches, **options) as objective:
-        krylov = Krylov(objective.product, objective.params, basis_size, key)
+    with measure(loss_fn, params, batches, mask=mask, operator=operator, **options) as objective:
+        krylov = Krylov(objective.product(operator), objective.params, basis_size, key)
         tolerance = objective.machine_epsilon**0.5 if rtol is None else rtol
         found = _top_ritz_pairs(krylov, k, which, tolerance, max_products)
         krylov.warn_if_asymmetric(objective.machine_epsilon)
-        return _certified(objective, krylov, found, return_vectors)
+        return _certified(objective, operator, krylov, found, return_vectors)
 
 
 def _top_ritz_pairs(
@@ -185,14 +195,14 @@ def _residual(product: PyTree, value: float, v: PyTree) -> jax.Array:
 
 
 def _certified(
-    objective: Objective, krylov: Krylov, found: tuple[np.ndarray, np.ndarray], return_vectors: bool
+    objective: Objective, operator: Operator, krylov: Krylov, found: tuple[np.ndarray, np.ndarray], return_vectors: bool
 ) -> Eigenvalues:
     """The eigenpairs with their true residuals, one product each."""
-    residuals, vectors = [], []
+    residuals, vectors, product = [], [], objective.product(operator)
     for value, column in zip(found[0], found[1].T, strict=True):
         v = krylov.vector(column)
-        residuals.append(float(_residual(objective.product(v), value, v)))
+        residuals.append(float(_residual(product(v), value, v)))
         if return_vectors:
             vectors.append(v)
-    stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *vectors) if return_vectors else None
+    stacked = objective.whole(jax.tree.map(lambda *rows: jnp.stack(rows), *vectors)) if return_vectors else None
     return Eigenvalues(found[0], np.array(residuals), stacked, krylov.products + len(residuals))

@@ -1,24 +1,19 @@
 """First-order flatness, GAM's own quantity: the largest gradient norm within a ball, times its radius."""
 
+from collections.abc import Callable
 from typing import Any, Unpack
 
 import jax
 import numpy as np
 
-from gam_jax._checks import check_integer, check_key, check_positive
-from gam_jax._tree import normalize
+from gam_jax._checks import check_flag, check_integer, check_key, check_positive
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._ball import Flatness, Problem, maximize
 from gam_jax.flatness._data import DataArgs, with_data_options
-from gam_jax.flatness._objective import measure
-from gam_jax.flatness._vectors import norm, scale, shift
-
-_XI = 1e-30  # far below any gradient norm that float32 resolves, and enough to make 0/0 zero
-
-
-@jax.jit
-def _unit(tree: PyTree) -> PyTree:
-    return normalize(tree, _XI)
+from gam_jax.flatness._geometry import Ball, Norm, check_geometry
+from gam_jax.flatness._objective import Objective, measure
+from gam_jax.flatness._vectors import norm as l2_norm
+from gam_jax.flatness._vectors import shift, unit
 
 
 @with_data_options
@@ -31,6 +26,10 @@ def first_order_flatness(
     key: jax.Array,
     num_steps: int = 20,
     num_restarts: int = 3,
+    norm: Norm = "l2",
+    adaptive: bool | PyTree | Callable[[PyTree], PyTree] = False,
+    mask: PyTree | Callable[[PyTree], PyTree] | None = None,
+    per_batch: bool = False,
     **options: Unpack[DataArgs],
 ) -> Flatness:
     r"""The first-order flatness of a point, by projected ascent on the gradient norm.
@@ -42,6 +41,9 @@ def first_order_flatness(
     :math:`R^{(1)}_\rho = \rho^2 \max_i |\lambda_i|` (Lemma 4.1), and the ascent is then a power iteration. The
     one-step estimate that GAM itself uses is 0 at a minimum (:func:`first_order_flatness_one_step`): hence the
     random starts.
+
+    In another ball, ``||T^-1 (w' - w)||_p <= rho``, the norm of the gradient is the dual one, ``||T grad L(w')||_q``
+    with ``1/p + 1/q = 1``, and Proposition 4.2 (R0 is at most R1) stays true.
 
     For a loss whose gradient is not that of a function (gradient reversal) the ascent follows J g, with
     J the Jacobian of the gradient, where the norm's own gradient is along :math:`J^T g`: the result stays a lower
@@ -66,6 +68,13 @@ def first_order_flatness(
       key: typed random key, for the starts.
       num_steps: ascent steps from each start, at most.
       num_restarts: random starts on the sphere, beside the one at the parameters.
+      norm: "l2" or "linf", of the ball: ``||T^-1 (w' - w)||_p <= rho``.
+      adaptive: T. False is 1, True is ``|w|`` (adaptive sharpness, unchanged when a network is rescaled), or a pytree
+        or a function from the parameters to one, as :class:`gam_jax.Options` has it. With ``|w|`` a radius is a share
+        of each parameter, and one that is 0 does not move.
+      mask: measure a block: a pytree of bools like the parameters, or a function from them to one. Leaves with False do
+        not move.
+      per_batch: m-sharpness, with m the size of a batch: the mean over the batches of the maximum of each.
       **options: see :class:`gam_jax.flatness.DataOptions`.
 
     Returns:
@@ -92,17 +101,25 @@ def first_order_flatness(
     check_positive("rho", rho)
     check_integer("num_steps", num_steps)
     check_integer("num_restarts", num_restarts)
-    with measure(loss_fn, params, batches, **options) as objective:
+    check_geometry(norm, adaptive, params)
+    check_flag("per_batch", per_batch)
+    with measure(loss_fn, params, batches, mask=mask, **options) as objective:
+        ball = Ball.around(objective, rho, norm, adaptive)
+        return maximize(_gradient_norm, objective, ball, key, num_steps, num_restarts, per_batch)
 
-        def evaluate(offset: PyTree) -> tuple[float, PyTree]:
-            gradient = objective.gradient_at(shift(objective.params, 1.0, offset))[1]
-            return rho * float(norm(gradient)), gradient
 
-        def ascent(offset: PyTree, gradient: Any) -> PyTree:
-            there = shift(objective.params, 1.0, offset)
-            return scale(rho, objective.product_at(there, _unit(gradient)))
+def _gradient_norm(objective: Objective, ball: Ball) -> Problem:
+    """``rho ||T g||_q``, whose gradient is ``rho T H T`` times the derivative of the norm."""
 
-        return maximize(Problem(evaluate, ascent), objective, rho, key, num_steps, num_restarts)
+    def evaluate(offset: PyTree) -> tuple[float, PyTree]:
+        gradient = ball.stretch(objective.gradient_at(ball.point(offset))[1])
+        return ball.rho * ball.steepness(gradient), gradient
+
+    def ascent(offset: PyTree, gradient: Any) -> PyTree:
+        along = ball.stretch(ball.farthest(gradient))
+        return ball.stretch(objective.product_at(ball.point(offset), along))
+
+    return Problem(evaluate, ascent)
 
 
 @with_data_options
@@ -141,8 +158,8 @@ def first_order_flatness_one_step(
     check_positive("rho", rho)
     with measure(loss_fn, params, batches, **options) as objective:
         gradient = objective.gradient_at(objective.params)[1]
-        ascent = _unit(objective.product(_unit(gradient)))
-        found = rho * float(norm(objective.gradient_at(shift(objective.params, rho, ascent))[1]))
+        ascent = unit(objective.product("hessian")(unit(gradient)))
+        found = rho * float(l2_norm(objective.gradient_at(shift(objective.params, rho, ascent))[1]))
     if not np.isfinite(found):
         raise ValueError(f"the gradient must be finite at the perturbed point, got a norm of {found / rho} with {rho=}")
     return found

@@ -10,9 +10,10 @@ import numpy as np
 from gam_jax._checks import check_arrays, check_finite, check_integer, check_key, check_numbers
 from gam_jax._signature import readable
 from gam_jax._types import LossFn, PyTree
+from gam_jax.flatness._block import count_parameters
 from gam_jax.flatness._data import DataArgs, with_data_options
 from gam_jax.flatness._filters import FilterAxes, filter_axes
-from gam_jax.flatness._objective import count_parameters, measure
+from gam_jax.flatness._objective import measure
 from gam_jax.flatness._vectors import random_like, shift
 
 
@@ -90,9 +91,9 @@ def loss_slice(
         raise ValueError(f"coordinates y need a direction_y, got {y=}")
     y = check_numbers("y", x if y is None else y) if direction_y is not None else None
     count_parameters(params)
-    direction_x = _direction("direction_x", direction_x, params)
+    direction_x = check_direction("direction_x", direction_x, params)
     if direction_y is not None:
-        direction_y = _direction("direction_y", direction_y, params)
+        direction_y = check_direction("direction_y", direction_y, params)
     with measure(loss_fn, params, batches, **options) as objective:
 
         def points() -> Iterator[PyTree]:
@@ -105,7 +106,7 @@ def loss_slice(
     return LossSlice(x, y, values if y is None else values.reshape(len(y), len(x)))
 
 
-def _direction(name: str, direction: PyTree, params: PyTree) -> PyTree:
+def check_direction(name: str, direction: PyTree, params: PyTree) -> PyTree:
     """The direction as arrays, checked."""
     check_arrays(name, direction)
     shapes, expected = jax.tree.map(np.shape, direction), jax.tree.map(np.shape, params)

@@ -1,6 +1,7 @@
 """The trace of the Hessian, by random probes."""
 
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple, Unpack
 
 import jax
@@ -8,8 +9,10 @@ import numpy as np
 
 from gam_jax._checks import check_integer, check_key, check_positive
 from gam_jax._types import LossFn, PyTree
+from gam_jax.flatness._block import count_parameters
 from gam_jax.flatness._data import DataArgs, with_data_options
-from gam_jax.flatness._objective import count_parameters, measure
+from gam_jax.flatness._objective import measure
+from gam_jax.flatness._passes import Operator
 from gam_jax.flatness._probes import probe, standard_error
 from gam_jax.flatness._vectors import inner
 
@@ -37,6 +40,8 @@ def hessian_trace(
     key: jax.Array,
     num_probes: int = 100,
     rtol: float | None = None,
+    operator: Operator = "hessian",
+    mask: PyTree | Callable[[PyTree], PyTree] | None = None,
     **options: Unpack[DataArgs],
 ) -> TraceEstimate:
     r"""The trace of the Hessian of the mean loss over a data set, with its standard error.
@@ -59,6 +64,8 @@ def hessian_trace(
       num_probes: at most so many, at least 2. The default is PyHessian's.
       rtol: stop when the standard error is below ``rtol`` times the value, in magnitude, after no less than 10
         probes. A RuntimeWarning says when ``num_probes`` are not enough. Default: take all.
+      operator: "hessian" or "ggn", as in :func:`hessian_top_eigenvalues`.
+      mask: measure a diagonal block, as in :func:`hessian_top_eigenvalues`.
       **options: see :class:`gam_jax.flatness.DataOptions`.
 
     Returns:
@@ -83,13 +90,14 @@ def hessian_trace(
     if rtol is not None:
         check_positive("rtol", rtol)
     check_integer("num_probes", num_probes)
-    exact = num_probes >= count_parameters(params)
+    exact = num_probes >= count_parameters(params, mask)
     check_integer("num_probes", num_probes, at_least=1 if exact else 2)
-    with measure(loss_fn, params, batches, **options) as objective:
+    with measure(loss_fn, params, batches, mask=mask, operator=operator, **options) as objective:
+        product = objective.product(operator)
         samples, mean, error = [], np.nan, np.nan
         while len(samples) < min(num_probes, objective.size):
             z = probe(objective, key, num_probes, len(samples))
-            samples.append(float(inner(z, objective.product(z))) * (objective.size if exact else 1))
+            samples.append(float(inner(z, product(z))) * (objective.size if exact else 1))
             if not np.isfinite(samples[-1]):
                 raise ValueError(f"Hessian-vector products must be finite, got z^T H z = {samples[-1]}")
             mean, error = np.mean(samples), standard_error(np.array(samples), exact)

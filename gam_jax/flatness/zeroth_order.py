@@ -1,16 +1,18 @@
 """Zeroth-order flatness, SAM's quantity: the largest increase of the loss within a ball."""
 
+from collections.abc import Callable
 from typing import Unpack
 
 import jax
 import numpy as np
 
-from gam_jax._checks import check_integer, check_key, check_positive
+from gam_jax._checks import check_flag, check_integer, check_key, check_positive
 from gam_jax._tree import normalize
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._ball import Flatness, Problem, maximize
 from gam_jax.flatness._data import DataArgs, with_data_options
-from gam_jax.flatness._objective import measure
+from gam_jax.flatness._geometry import Ball, Norm, check_geometry
+from gam_jax.flatness._objective import Objective, measure
 from gam_jax.flatness._vectors import shift
 
 
@@ -24,6 +26,10 @@ def zeroth_order_flatness(
     key: jax.Array,
     num_steps: int = 20,
     num_restarts: int = 3,
+    norm: Norm = "l2",
+    adaptive: bool | PyTree | Callable[[PyTree], PyTree] = False,
+    mask: PyTree | Callable[[PyTree], PyTree] | None = None,
+    per_batch: bool = False,
     **options: Unpack[DataArgs],
 ) -> Flatness:
     r"""The zeroth-order flatness of a point, by projected ascent on the loss.
@@ -33,6 +39,11 @@ def zeroth_order_flatness(
     with L the mean loss over the data. At a minimum of a quadratic it is :math:`\rho^2 \lambda_{max} / 2`. For
     the true maxima :math:`R^{(0)}_\rho \le R^{(1)}_\rho` (Proposition 4.2 of the GAM paper); for one-step
     estimates this need not hold.
+
+    With ``norm``, ``adaptive`` and ``per_batch`` it is the worst-case sharpness of Andriushchenko et al. (2023), who
+    compare it in the metric ``T = |w|``, in the l2 and in the l-infinity ball, on batches of 128;
+    :func:`average_sharpness` is the average case, :func:`normalize_logits` the variant with normalised logits. They
+    find that none of these predicts generalisation reliably: compare networks that were trained alike.
 
     The result is a lower bound of the maximum, tight if the ascents converged: ``stationarity`` is small, the
     rows of ``history`` are flat at the end, and agree. The increase is a difference of losses: in float32 an
@@ -51,6 +62,13 @@ def zeroth_order_flatness(
       key: typed random key, for the starts.
       num_steps: ascent steps from each start, at most.
       num_restarts: random starts on the sphere, beside the one at the parameters.
+      norm: "l2" or "linf", of the ball: ``||T^-1 (w' - w)||_p <= rho``.
+      adaptive: T. False is 1, True is ``|w|`` (adaptive sharpness, unchanged when a network is rescaled), or a pytree
+        or a function from the parameters to one, as :class:`gam_jax.Options` has it. With ``|w|`` a radius is a share
+        of each parameter, and one that is 0 does not move.
+      mask: measure a block: a pytree of bools like the parameters, or a function from them to one. Leaves with False do
+        not move.
+      per_batch: m-sharpness, with m the size of a batch: the mean over the batches of the maximum of each.
       **options: see :class:`gam_jax.flatness.DataOptions`.
 
     Returns:
@@ -72,19 +90,28 @@ def zeroth_order_flatness(
     References:
       Foret, Kleiner, Mobahi, Neyshabur: Sharpness-Aware Minimization for Efficiently Improving Generalization.
       ICLR 2021. https://arxiv.org/abs/2010.01412
+      Andriushchenko, Croce, Mueller, Hein, Flammarion: A Modern Look at the Relationship between Sharpness and
+      Generalization. ICML 2023. https://arxiv.org/abs/2302.07011
     """
     check_key(key)
     check_positive("rho", rho)
     check_integer("num_steps", num_steps)
     check_integer("num_restarts", num_restarts)
-    with measure(loss_fn, params, batches, **options) as objective:
+    check_geometry(norm, adaptive, params)
+    check_flag("per_batch", per_batch)
+    with measure(loss_fn, params, batches, mask=mask, **options) as objective:
+        ball = Ball.around(objective, rho, norm, adaptive)
+        return maximize(_increase, objective, ball, key, num_steps, num_restarts, per_batch)
 
-        def evaluate(offset: PyTree) -> tuple[float, PyTree]:
-            loss, gradient = objective.gradient_at(shift(objective.params, 1.0, offset))
-            return loss - objective.value, gradient
 
-        problem = Problem(evaluate, lambda offset, gradient: gradient)
-        return maximize(problem, objective, rho, key, num_steps, num_restarts)
+def _increase(objective: Objective, ball: Ball) -> Problem:
+    """``L(w + T u) - L(w)``, whose gradient is ``T g``."""
+
+    def evaluate(offset: PyTree) -> tuple[float, PyTree]:
+        loss, gradient = objective.gradient_at(ball.point(offset))
+        return loss - objective.value, ball.stretch(gradient)
+
+    return Problem(evaluate, lambda offset, gradient: gradient)
 
 
 @jax.jit

@@ -95,10 +95,10 @@ def test_a_block_has_the_table_its_records_and_their_command(page):
 
 def test_a_changed_digit_is_noticed_and_written_anew(page, capsys):
     right = page.read_text()
-    page.write_text(right.replace("5.37 (4.70", "5.36 (4.70"))
+    page.write_text(right.replace("4.25 (3.62", "4.26 (3.62"))
     said = refused(capsys, "tables", "--check", "--pages", str(page))
     assert re.search(
-        r"page.md, line 3: table 'steps' differs.*5\.36.*expected.*5\.37.*experiments.main tables", said, re.S
+        r"page.md, line 3: table 'steps' differs.*4\.26.*expected.*4\.25.*experiments.main tables", said, re.S
     )
     assert page.read_text() != right
     assert main(["tables", "--pages", str(page)]) == 0 and "line 3: table 'steps' changed" in capsys.readouterr().out

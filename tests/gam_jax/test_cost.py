@@ -9,6 +9,7 @@ from tests.gam_jax.family import FACTORIES, FAMILY
 from tests.gam_jax.step_cost import NETWORKS, compile_and_count, problem, step_cost
 
 networks = pytest.mark.parametrize("network", NETWORKS)
+one_network = pytest.mark.parametrize("network", ["ResNet", pytest.param("ViT", marks=pytest.mark.slow)])
 
 
 @networks
@@ -19,7 +20,7 @@ def test_value_and_grad(network):
     assert cost[1] / memory < 3
 
 
-@networks
+@one_network
 @pytest.mark.parametrize("name", FACTORIES)
 def test_chain_links(network, name):
     """A link after the caller's own value_and_grad shares that gradient."""
@@ -27,7 +28,7 @@ def test_chain_links(network, name):
     assert gradients - 0.65 < step_cost(network, name)[0] < gradients + 0.02
 
 
-@pytest.mark.parametrize("network", ["ResNet", pytest.param("ViT", marks=pytest.mark.slow)])
+@one_network
 @pytest.mark.parametrize("name", FACTORIES)
 def test_functions(network, name):
     """One gradient less to be shared: the method's cost, on a scanned network as well."""
@@ -39,8 +40,8 @@ def test_functions(network, name):
     assert gradients - 0.65 < cost < gradients + 0.02
 
 
-@pytest.mark.parametrize("network", ["ResNet", pytest.param("ViT", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["gam", "sam"])
+@one_network
+@pytest.mark.parametrize("name", [pytest.param("gam", marks=pytest.mark.slow), "sam"])
 def test_groups_and_shares(network, name):
     """Groups cost no gradient more, as a function; a share of 1/n costs 1 + c / n, as a link too."""
     loss_fn, params, batch, flops, memory = problem(network)
@@ -56,12 +57,12 @@ def test_groups_and_shares(network, name):
     assert 1 + (gradients - 0.65) / 2 < step_cost(network, name, share=2)[0] < 1.1 + gradients / 2
 
 
-@networks
+@one_network
 def test_sam_and_gam(network):
     assert 6.35 < step_cost(network, "sam", "gam")[0] < 7.02
 
 
-@pytest.mark.parametrize("network", ["ResNet", pytest.param("ViT", marks=pytest.mark.slow)])
+@one_network
 def test_skipped_steps_cost_one_gradient(network):
     plain, _ = step_cost(network)
     for method in ("gam", "sam", "accelerated_gam"):
@@ -70,7 +71,8 @@ def test_skipped_steps_cost_one_gradient(network):
         assert step_cost(network, method, count=3, interval=3)[0] > 1.9
 
 
-@pytest.mark.parametrize("network", [pytest.param("ViT", marks=pytest.mark.slow), "ResNet"])
+@pytest.mark.slow
+@networks
 def test_held_steps_cost_one_gradient(network):
     """And a few operations per parameter: the sum, and with a bound two norms."""
     _, params, _, flops, _ = problem(network)
@@ -84,7 +86,7 @@ def test_held_steps_cost_one_gradient(network):
         assert acting - step_cost(network, method, count=3, interval=3)[0] < 0.02, method
 
 
-@networks
+@one_network
 def test_ascent_by_finite_differences(network):
     """5 gradients: the caller's, one for the ascent direction, three for the exact norm gradient."""
     assert 4.5 < step_cost(network, "gam", ascent_hvp="finite_difference")[0] < 5.05
@@ -93,7 +95,7 @@ def test_ascent_by_finite_differences(network):
     assert 4.5 < compile_and_count(fn, params, batch)[0] / flops < 5.05
 
 
-@networks
+@one_network
 @pytest.mark.parametrize("share", [2, 4])
 def test_a_smaller_batch_costs_proportionally_less(network, share):
     """1 + 6 / share gradients: nothing is shared with the gradient on the whole batch."""
@@ -120,7 +122,7 @@ def test_skipping_is_a_branch_of_the_program():
     assert " dot(" not in entry and "custom-call" not in entry
 
 
-@networks
+@one_network
 def test_microbatches(network):
     """8 gradients: 1 and 1 + 2 at each of two points, since a product needs the gradient of all microbatches first."""
     loss_fn, params, batch, _, _ = problem(network)

@@ -185,7 +185,11 @@ def test_shard_map(name, check_vma, incoming, x64):
 
 held_cases = pytest.mark.parametrize(
     ("name", "check_vma", "incoming"),
-    [("gam", True, own_gradient), ("sam", True, mean_gradient), ("gam", False, mean_gradient)],
+    [
+        ("gam", True, own_gradient),
+        ("sam", True, mean_gradient),
+        pytest.param("gam", False, mean_gradient, marks=pytest.mark.slow),
+    ],
 )
 
 
@@ -229,9 +233,9 @@ def test_shard_map_with_the_average_inside_the_loss(x64):
     ("name", "interval", "incoming"),
     [
         ("gam", 1, gradient_of_loss),
-        ("gam", 2, mean_gradient),
-        ("sam", 2, gradient_of_loss),
-        ("accelerated_gam", 1, mean_gradient),
+        pytest.param("gam", 2, mean_gradient, marks=pytest.mark.slow),
+        ("sam", 2, mean_gradient),
+        pytest.param("accelerated_gam", 1, mean_gradient, marks=pytest.mark.slow),
     ],
 )
 def test_pmap(name, interval, incoming, x64):
@@ -246,7 +250,12 @@ def test_pmap(name, interval, incoming, x64):
         assert_same(jax.tree.map(lambda x: x[replica], got), single(name, interval))  # noqa: B023
 
 
-@manual_cases
+@pytest.mark.parametrize(
+    ("name", "check_vma", "incoming"),
+    [("gam", True, own_gradient), ("sam", False, mean_gradient)]
+    + [pytest.param(name, True, own_gradient, marks=pytest.mark.slow) for name in FAMILY if name != "gam"]
+    + [pytest.param("gam", False, mean_gradient, marks=pytest.mark.slow)],
+)
 def test_per_replica_equals_a_loop_over_replicas(name, check_vma, incoming, x64):
     compare_with_a_loop_over_replicas(name, check_vma, incoming, "skip")
 

@@ -352,6 +352,7 @@ def test_options_by_leaf_and_schedules(x64):
     assert_same(step(model, batch(), count=1), clean)
 
 
+@pytest.mark.slow
 def test_cost():
     """In gradients of the same model, by the FLOPs of the compiled programs; the model's own moves included."""
 

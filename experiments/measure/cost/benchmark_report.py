@@ -186,8 +186,8 @@ def _panel(axis: Axes, found: Sequence[Row], network: str) -> None:
         axis.plot(row.flops["acting"], place, marker="|", markersize=12, markeredgewidth=2, color="#333333")
     axis.set_yticks(range(len(found)), [_LIBRARIES[row.library] + row.name for row in found], fontsize=9)
     axis.invert_yaxis()
-    ticks = (1, 2, 3, 4, 5, 6, 8, 10, 20, 40, 60)
     axis.set_xscale("log")
+    ticks = [tick for tick in (1, 2, 3, 4, 5, 6, 8, 10, 20, 40, 60) if tick < axis.get_xlim()[1]]
     axis.set_xticks(ticks, list(map(str, ticks)))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set(xlabel="relative to SGD's step in the same library")

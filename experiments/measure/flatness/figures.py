@@ -6,13 +6,13 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import NullLocator
 
 from experiments.common.markdown import markdown
 from experiments.common.plotting import save, style
 from experiments.measure.flatness.landscape_figures import draw_landscape, landscape_table
 from experiments.measure.flatness.looks import looks
 from experiments.measure.flatness.measure import Result
+from gam_jax.flatness import _plots
 
 _KINDS = {"R0": "zeroth_order_flatness", "R1": "first_order_flatness"}
 
@@ -74,77 +74,28 @@ def _curve(result: Result, kind: str) -> list[Any]:
     return sorted(found, key=lambda m: m["rho"])
 
 
+def _radii(result: Result, kind: str) -> _plots.Radii:
+    found = _curve(result, kind)
+    return _plots.Radii(*([m[name] for m in found] for name in ("rho", "value", "ends")))
+
+
 def _flatness(results: Sequence[Result], path: Path) -> Path:
-    """R0 and R1 over the radius; pale dots are where the other starts of the ascent ended."""
-    figure, axes = plt.subplots(1, 2, figsize=(9.0, 4.2), layout="constrained")
-    for axis, kind, factor in zip(axes, _KINDS, (0.5, 1.0), strict=True):
-        for look, result in zip(looks(results), results, strict=True):
-            found = _curve(result, kind)
-            rho = np.array([m["rho"] for m in found])
-            quadratic = factor * result["measured"]["top_eigenvalues"]["values"][0] * rho**2
-            axis.plot(rho, quadratic, ":", linewidth=1, color=look.color)
-            for m in found:
-                axis.plot([m["rho"]] * len(m["ends"]), m["ends"], "_", color=look.color, alpha=0.5, markersize=7)
-            values = [m["value"] for m in found]
-            axis.plot(rho, values, look.line, marker="o", markersize=5, color=look.color, label=look.label)
-        axis.set(xscale="log", yscale="log", xlabel="radius ρ")
-        radii = [m["rho"] for m in _curve(results[0], kind)]
-        axis.set_xticks(radii, [f"{r:g}" for r in radii])
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("R0: largest increase of the loss")
-    axes[1].set_ylabel("R1: ρ times the largest gradient norm")
-    axes[0].legend(frameon=False)
-    figure.suptitle(
-        "Training loss within a ball of radius ρ: the largest of many ascents, whose ends are the dashes\n"
-        "dotted: what the top Hessian eigenvalue gives at a minimum, ρ²λ/2 and ρ²λ",
-        fontsize=10,
-    )
-    return save(figure, path)
+    zeroth, first = ([_radii(result, kind) for result in results] for kind in ("R0", "R1"))
+    top = [result["measured"]["top_eigenvalues"]["values"][0] for result in results]
+    return save(_plots.draw_radii(looks(results), zeroth, first, top), path)
 
 
 def _top_eigenvalues(results: Sequence[Result], path: Path) -> Path:
-    figure, (counts, ranks) = plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained")
-    spectra = [np.array(result["measured"]["top_eigenvalues"]["values"], float) for result in results]
-    positive = [spectrum[spectrum > 0] for spectrum in spectra]
-    everything = np.concatenate(positive)
-    bins = np.geomspace(everything.min() * 0.999, everything.max() * 1.001, 26)
-    for look, result, spectrum in zip(looks(results), results, positive, strict=True):
-        trace = result["measured"]["trace"]
-        label = f"{look.label}, trace {trace['value']:.1f} ± {trace['standard_error']:.1f}"
-        counts.hist(spectrum, bins, histtype="stepfilled", color=look.color, alpha=0.15)
-        counts.hist(spectrum, bins, histtype="step", color=look.color, linestyle=look.line, linewidth=1.6, label=label)
-        ranks.plot(1 + np.arange(len(spectrum)), spectrum, look.line, color=look.color, marker=".", label=look.label)
-    counts.set(xscale="log", xlabel="eigenvalue", ylabel=f"number among the top {len(spectra[0])}")
-    ranks.set(yscale="log", xlabel="rank", ylabel="eigenvalue")
-    ranks.grid(alpha=0.3)
-    figure.legend(*counts.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
-    return save(figure, path)
+    spectra = [result["measured"]["top_eigenvalues"]["values"] for result in results]
+    traces = [result["measured"]["trace"] for result in results]
+    errors = [(trace["value"], trace["standard_error"]) for trace in traces]
+    return save(_plots.draw_eigenvalues(looks(results), spectra, errors), path)
 
 
 def _spectral_density(results: Sequence[Result], path: Path) -> Path:
-    """One row per run on common axes, smoothed with a common bandwidth."""
-    size = (7.5, 1.0 + 1.25 * len(results))
-    figure, axes = plt.subplots(len(results), 1, figsize=size, sharex=True, sharey=True, squeeze=False)
-    figure.set_layout_engine("constrained")
-    nodes = [np.array(result["measured"]["density"]["nodes"], float) for result in results]
-    least, most = np.nanmin([np.nanmin(n) for n in nodes]), np.nanmax([np.nanmax(n) for n in nodes])
-    bandwidth = (most - least) / 500
-    grid = np.linspace(least - 5 * bandwidth, most + 5 * bandwidth, 4000)
-    for axis, look, result, places in zip(axes[:, 0], looks(results), results, nodes, strict=True):
-        weights = np.array(result["measured"]["density"]["weights"])
-        bumps = np.exp(-(((grid[:, None, None] - np.nan_to_num(places)) / bandwidth) ** 2) / 2)
-        density = (bumps * weights).sum((1, 2)) / (len(places) * bandwidth * (2 * np.pi) ** 0.5)
-        axis.fill_between(grid, density, 1e-9, color=look.color, alpha=0.25, linewidth=0)
-        axis.plot(grid, density, look.line, color=look.color, linewidth=1.2)
-        axis.annotate(
-            look.label, (0.99, 0.95), xycoords="axes fraction", ha="right", va="top", color=look.color, weight="bold"
-        )
-        axis.set(yscale="log", ylim=(1e-5, 1e3))
-        axis.grid(alpha=0.3)
-    axes[-1, 0].set_xlabel("Hessian eigenvalue")
-    figure.supylabel("spectral density", fontsize=11)
-    return save(figure, path)
+    found = [result["measured"]["density"] for result in results]
+    nodes, weights = ([density[name] for density in found] for name in ("nodes", "weights"))
+    return save(_plots.draw_density(looks(results), nodes, weights), path)
 
 
 def _local_minima(results: Sequence[Result], path: Path) -> Path:

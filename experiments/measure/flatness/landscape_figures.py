@@ -12,6 +12,7 @@ from experiments.common.markdown import markdown
 from experiments.common.plotting import save, style
 from experiments.measure.flatness.looks import looks
 from experiments.measure.flatness.measure import Result
+from gam_jax.flatness import _plots
 
 
 def landscape_table(results: Sequence[Result]) -> str:
@@ -38,16 +39,8 @@ def draw_landscape(results: Sequence[Result], folder: Path) -> list[Path]:
 
 
 def _lines(results: Sequence[Result], path: Path) -> Path:
-    figure, axis = plt.subplots(figsize=(6.2, 4.2), layout="constrained")
-    for look, result in zip(looks(results), results, strict=True):
-        x, losses = _slices(result)
-        for loss in losses:
-            axis.plot(x, loss, look.line, color=look.color, alpha=0.2, linewidth=0.8)
-        axis.plot(x, losses.mean(0), look.line, color=look.color, linewidth=2.2, label=look.label)
-    axis.set(xlabel="distance in units of the weights' own norms, filter by filter", ylabel="training loss")
-    axis.set_title("along random directions (thin), and the mean of these", fontsize=11)
-    axis.legend(frameon=False)
-    return save(figure, path)
+    slices = [_slices(result) for result in results]
+    return save(_plots.draw_lines(looks(results), slices[0][0], [losses for _, losses in slices]), path)
 
 
 def _slices(result: Result) -> tuple[np.ndarray, np.ndarray]:

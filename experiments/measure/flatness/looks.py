@@ -2,20 +2,10 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from experiments.measure.flatness.measure import Result
 from experiments.optim.methods import METHODS
-
-_MORE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#b5a900")
-
-
-class Look(NamedTuple):
-    """How a result appears in all pictures."""
-
-    label: str
-    color: str
-    line: str
+from gam_jax.flatness._plots import COLORS, Look
 
 
 def looks(results: Sequence[Result]) -> list[Look]:
@@ -24,7 +14,7 @@ def looks(results: Sequence[Result]) -> list[Look]:
     used = [result["checkpoint"]["config"]["optim"]["method"] for result in results]
     methods = dict(zip(runs, used, strict=True))
     distinct = len(set(methods.values())) == len(methods)
-    cycle = itertools.cycle(_MORE_COLORS)
+    cycle = itertools.cycle(COLORS)
     colors = {run: METHODS[method].color if distinct else next(cycle) for run, method in methods.items()}
     found = []
     for place, (run, result) in enumerate(zip(runs, results, strict=True)):

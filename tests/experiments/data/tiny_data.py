@@ -20,6 +20,20 @@ def write_pacs(folder: Path, **changes: np.ndarray) -> Path:
     return path
 
 
+def photograph(i: int) -> bytes:
+    """A JPEG of random pixels and shape; the first one is grey."""
+    rng = np.random.default_rng(i)
+    shape = (int(rng.integers(40, 90)), int(rng.integers(40, 90)), 3)
+    image = Image.fromarray(rng.integers(256, size=shape, dtype=np.uint8))
+    return _encoded(image.convert("L") if i == 0 else image, "JPEG")
+
+
+def _encoded(image: Image.Image, image_format: str) -> bytes:
+    file = io.BytesIO()
+    image.save(file, image_format)
+    return file.getvalue()
+
+
 def prepare(folder: Path, name: str, sizes: dict[str, int], image_format: str, changed_classes: int = 0) -> None:
     """Writes ArrayRecord files as ``tfds`` does for the real data set; needs no TensorFlow.
 
@@ -32,16 +46,9 @@ def prepare(folder: Path, name: str, sizes: dict[str, int], image_format: str, c
     height, width, channels = data_set.image_shape
 
     def encode(i: int) -> bytes:
-        rng = np.random.default_rng(i)
         if image_format == "JPEG":
-            shape = (int(rng.integers(40, 90)), int(rng.integers(40, 90)), 3)
-            image = Image.fromarray(rng.integers(256, size=shape, dtype=np.uint8))
-            image = image.convert("L") if i == 0 else image
-        else:
-            image = Image.fromarray(np.full((height, width, channels), i, np.uint8).squeeze())
-        file = io.BytesIO()
-        image.save(file, image_format)
-        return file.getvalue()
+            return photograph(i)
+        return _encoded(Image.fromarray(np.full((height, width, channels), i, np.uint8).squeeze()), image_format)
 
     with tfds.core.registered.skip_registration():
 

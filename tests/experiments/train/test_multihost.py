@@ -86,6 +86,7 @@ def last_state(workdir, folder):
     return state(workdir)
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_are_one_of_four(uninterrupted, folder, tmp_path):
     process = start(RUN, folder, tmp_path / "run", devices=4, environment={})
     errors = process.communicate()[1]

@@ -14,7 +14,10 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.data.prepare import prepare
 from tests.experiments.data import tiny_data
+from tests.experiments.data.test_prepare_imagenet import TRAIN as TRAIN_SIZE
+from tests.experiments.data.test_prepare_imagenet import VALIDATION, write_archives
 from tests.experiments.train.runs import ROOT, records, sessions, state, steps
 from tests.experiments.train.test_multihost import RUN, free_port
 
@@ -44,11 +47,16 @@ sys.exit(main.main(sys.argv[1:]))
 """
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
+@pytest.fixture(scope="module", params=["stand-in", pytest.param("prepare", marks=pytest.mark.prepare)])
+def place(request, tmp_path_factory):
     """With photographs in ``data``, 80 of them to train on, and more to evaluate on than whole batches have."""
     place = tmp_path_factory.mktemp("rehearsal")
-    tiny_data.prepare(place / "data", "imagenet", {"train": 96, "validation": 37}, "JPEG")
+    if request.param == "prepare":
+        pytest.importorskip("tensorflow", reason="the builders of tfds need it: pip install '.[prepare]'")
+        write_archives(place)
+        prepare("imagenet", place / "data", place, trust_archives=True)
+    else:
+        tiny_data.prepare(place / "data", "imagenet", {"train": TRAIN_SIZE, "validation": VALIDATION}, "JPEG")
     return place
 
 

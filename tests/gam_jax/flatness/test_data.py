@@ -60,8 +60,16 @@ def test_the_batching_does_not_matter(x64, measure):
     np.testing.assert_allclose(stacked, whole, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("measure", ["top", "trace", "first", "zeroth", "slice"])
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+QUICK = {("trace", AxisType.Auto), ("first", AxisType.Auto), ("slice", AxisType.Auto), ("trace", AxisType.Explicit)}
+
+
+@pytest.mark.parametrize(
+    ("measure", "axis_type"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] * (case not in QUICK))
+        for case in itertools.product(("top", "trace", "first", "zeroth", "slice"), (AxisType.Auto, AxisType.Explicit))
+    ],
+)
 def test_eight_devices_equal_one(x64, measure, axis_type):
     params, data = network_data(27)
     batches = cut(data, 16, 8, 3)  # three examples do not divide
@@ -84,7 +92,7 @@ def test_the_mesh_is_used():
     assert seen
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("axis_type", [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit])
 def test_sharded_parameters_stay_sharded(axis_type):
     mesh = jax.make_mesh((8,), ("model",), axis_types=(axis_type,))
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "model"))

@@ -1,6 +1,8 @@
 """A ResNet-18 for CIFAR, 11 million parameters: the instruments at the size of the papers' networks."""
 
-import resource
+import multiprocessing
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from flax import nnx
 from gam_jax import flatness
 
 KEY = jax.random.key(0)
-GIBIBYTE = 2**20  # in the units of ru_maxrss on Linux
+GIBIBYTE = 2**20  # in the kilobytes of /proc
 
 
 class Block(nnx.Module):
@@ -66,6 +68,13 @@ def problem(examples):
 
 @pytest.mark.slow
 def test_resnet18_in_bounded_memory():
+    """In a process of its own: what other tests have compiled is not counted."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_measure_and_check) < 6 * GIBIBYTE
+
+
+def _measure_and_check():
+    """Measures, checks the numbers, and returns the peak memory of this process."""
     loss_fn, params, batches = problem(8)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert 11e6 < size < 11.3e6
@@ -88,4 +97,5 @@ def test_resnet18_in_bounded_memory():
 
     trace = flatness.hessian_trace(loss_fn, params, batches, key=KEY, num_probes=3)
     assert np.isfinite(trace.value) and trace.standard_error > 0
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 6 * GIBIBYTE
+    # not ru_maxrss, which a new process takes over from the one that started it
+    return int(re.search(r"VmHWM:\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text()).group(1))
