@@ -50,6 +50,15 @@ def test_cube_by_brute_force_where_the_maximum_is_inside(x64):
     assert found[0].distance < rho
 
 
+def test_cube_with_a_maximum_on_a_side(x64):
+    """A concave function of separate entries is largest at the nearest point of the cube."""
+    top, height = np.array([2.0, 0.1, -0.7]), np.array([1.0, 2.0, 3.0])
+    loss_fn = lambda w: -jnp.sum(height * (w - top) ** 2)  # noqa: E731
+    found = flatness.zeroth_order_flatness(loss_fn, jnp.zeros(3), None, 0.5, key=KEY, norm="linf", num_steps=60)
+    np.testing.assert_allclose(found.maximizer, [0.5, 0.1, -0.5], atol=1e-4)
+    np.testing.assert_allclose(found.value, loss_fn(np.clip(top, -0.5, 0.5)) - loss_fn(0 * top), rtol=1e-6)
+
+
 def test_adaptive_metric_has_the_eigenvalues_of_the_scaled_hessian(x64):
     """R0 = rho^2 lambda / 2 and R1 = rho^2 lambda of T H T, at a minimum."""
     c, h = np.array([0.5, -2.0, 1.0, 0.1, 3.0, -1.0]), symmetric(SPECTRUM)
