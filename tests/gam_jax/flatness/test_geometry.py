@@ -12,6 +12,8 @@ from tests.gam_jax.flatness.oracles import network, network_loss, quadratic, sym
 
 KEY = jax.random.key(0)
 ORDERS = [flatness.zeroth_order_flatness, flatness.first_order_flatness]
+ONE_FAST = [pytest.param(ORDERS[0], marks=pytest.mark.slow), ORDERS[1]]
+NORMS = [pytest.param("l2", marks=pytest.mark.slow), "linf"]
 SPECTRUM = np.array([0.2, 0.5, 1.0, 1.5, 2.5, 4.0])
 
 
@@ -71,7 +73,7 @@ def test_adaptive_metric_has_the_eigenvalues_of_the_scaled_hessian(x64):
     np.testing.assert_allclose([one.value for one in given], [0.08 * top, 0.16 * top], rtol=1e-8)
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_adaptive_sharpness_does_not_see_the_scale_of_layers(x64, norm):
     """tanh is replaced by nothing: the network is linear, and its layers can be scaled against each other."""
     _, params, data = network()
@@ -90,14 +92,14 @@ def test_adaptive_sharpness_does_not_see_the_scale_of_layers(x64, norm):
     assert (np.abs(np.array(values[3]) / values[2] - 1) > 0.1).all()
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_proposition_4_2_in_every_ball(x64, norm):
     _, params, data = network()
     zeroth, first = both(network_loss, params, [data], 0.1, norm=norm, adaptive=True, num_restarts=2)
     assert 0 < zeroth.value <= first.value
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", ONE_FAST)
 def test_a_mask_is_the_loss_of_its_leaves(x64, order):
     _, params, data = network()
     mask = {"conv": False, "bias": True, "dense": True, "gain": False}
@@ -118,7 +120,7 @@ def test_a_mask_is_the_loss_of_its_leaves(x64, order):
     assert same.value == found.value
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", ONE_FAST)
 def test_per_batch_is_the_mean_of_the_maxima(x64, order):
     _, params, data = network()
     parts = [jax.tree.map(lambda x, part=part: x[part], data) for part in (slice(0, 8), slice(8, 11))]
