@@ -54,6 +54,7 @@ def test_it_changes_nothing_else(followed, tmp_path):
     assert plain.followed == ()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_with_it(followed, tmp_path, monkeypatch):
     asked = iter([False] * 6 + [True])
     with monkeypatch.context() as patched:

@@ -9,13 +9,13 @@ from gam_jax import flatness
 from tests.gam_jax.flatness.oracles import network, network_loss
 
 KEY = jax.random.key(0)
-CURVATURE = np.linspace(0.5, 2, 40)
+H = np.diag(np.linspace(0.5, 2, 40)) + 0.2
 
 
 def loss_fn(params):
     """A quadratic and a slope."""
     w = jnp.concatenate([params["a"], params["b"]])
-    return jnp.sum(CURVATURE * w**2) / 2 + 3 * w.sum()
+    return w @ H @ w / 2 + 3 * w.sum()
 
 
 PARAMS = {"a": np.linspace(-1, 1, 25), "b": np.linspace(0.5, 2, 15)}
@@ -26,15 +26,15 @@ W = np.concatenate([*PARAMS.values()])
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("mask", [None, {"a": True, "b": False}])
 def test_quadratic(x64, norm, variance, adaptive, mask):
-    scaling = (np.abs(W) if adaptive else 1.0) * (np.arange(40) < (25 if mask else 40))
-    exact = 0.3**2 * variance * np.sum(CURVATURE * scaling**2) / 2
+    scaling = (np.abs(W) if adaptive else np.ones(40)) * (np.arange(40) < (25 if mask else 40))
+    exact = 0.3**2 * variance * np.sum(np.diag(H) * scaling**2) / 2
     found = flatness.average_sharpness(
         loss_fn, PARAMS, None, 0.3, key=KEY, num_samples=300, norm=norm, adaptive=adaptive, mask=mask
     )
-    assert abs(found.value - exact) < 4 * found.standard_error < 0.2 * exact
+    assert abs(found.value - exact) < 4 * found.standard_error < 0.4 * exact
     np.testing.assert_allclose(found.standard_error, found.samples.std(ddof=1) / 300**0.5)
     if not adaptive and norm == "l2":  # the variance of a quadratic form of Gaussians
-        spread = 0.3**2 * (np.sum(CURVATURE**2 * scaling**4) / 2) ** 0.5
+        spread = 0.3**2 * (np.sum(np.outer(scaling, scaling) ** 2 * H**2) / 2) ** 0.5
         np.testing.assert_allclose(found.samples.std(), spread, rtol=0.15)
 
 

@@ -42,8 +42,10 @@ def dense(operator, scale=1.0):
     return jacobian.T @ np.asarray(curvature) @ jacobian
 
 
-@pytest.mark.parametrize("mask", [None, MASK])
-@pytest.mark.parametrize("operator", ["hessian", "ggn"])
+@pytest.mark.parametrize(
+    ("operator", "mask"),
+    [pytest.param("hessian", None, marks=pytest.mark.slow), ("hessian", MASK), ("ggn", None), ("ggn", MASK)],
+)
 def test_against_the_dense_matrix(x64, operator, mask):
     block = slice(12, 21) if mask else slice(0, 21)
     exact = dense(operator)[block, block]
@@ -88,6 +90,7 @@ def test_without_batches_and_with_aux(x64):
     np.testing.assert_allclose(found.value, np.sum(12 * np.sin(w) ** 2 * np.cos(w) ** 2), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_split_loss_is_a_loss_for_every_rule(x64):
     whole = lambda params, batch, scale=1.0: output_loss(outputs_fn(params, batch, scale), batch)  # noqa: E731
     grads = [gam_jax.sam_value_and_grad(loss, 0.1)(PARAMS, DATA, scale=2.0)[1] for loss in (LOSS, whole)]

@@ -61,15 +61,15 @@ def test_it_follows_training(x64):
     assert jax.tree.structure(state.vector) == jax.tree.structure(params)
 
 
+@pytest.mark.slow
 def test_the_stated_cost():
-    """1 + 2 num_steps gradients, by the FLOPs of the compiled programs."""
+    """At most 1 + 2 num_steps gradients, by the FLOPs of the compiled programs."""
     loss_fn, params, batch = mlp()
     batch = jax.tree.map(lambda rows: jnp.tile(rows, (40,) + (1,) * (rows.ndim - 1)), batch)
     gradient, _ = compile_and_count(jax.grad(loss_fn), params, batch)
-    for num_steps in (2, 4):
-        follow = flatness.follow_top_eigenvalue(loss_fn, num_steps=num_steps)
-        flops, _ = compile_and_count(follow.update, follow.init(params, KEY), params, batch)
-        assert 1 + num_steps < flops / gradient < 1.02 * (1 + 2 * num_steps)
+    follow = flatness.follow_top_eigenvalue(loss_fn, num_steps=2)
+    flops, _ = compile_and_count(follow.update, follow.init(params, KEY), params, batch)
+    assert 3 < flops / gradient < 1.02 * 5
 
 
 def test_what_is_not_finite_is_seen_and_does_not_stay():

@@ -30,7 +30,10 @@ MEASURES = {
 }
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+SLOW = {"top", "first", "average"}
+
+
+@pytest.mark.parametrize("measure", [pytest.param(m, marks=[pytest.mark.slow] * (m in SLOW)) for m in MEASURES])
 def test_as_if_the_loss_closed_over_them(measure):
     state = {"mean": jnp.arange(5.0)}
     closed = MEASURES[measure](lambda params, batch: loss_fn(params, batch, state, 2.0))
