@@ -23,7 +23,7 @@ assert gam_jax.__file__.startswith(sys.prefix), f"expected gam_jax in {sys.prefi
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> None:
-    print("+", *command[1:], flush=True)
+    print("+", *(str(word).strip().partition("\n")[0] for word in command[1:]), flush=True)
     subprocess.run(command, cwd=cwd, check=True)
 
 

@@ -3,7 +3,7 @@
 Command: python -m experiments.main train --config cifar10_resnet18 --method gam --workdir runs/cifar10
 Augmentation: --data.augment basic (default), cutout, randaugment, autoaugment. The paper trains on all training images:
 --data.validation 0; the default sets 10 % aside to choose hyper-parameters by, as the paper does for its grid.
-Expected (paper, Table 1, all images, basic augmentation, best epoch): see docs/results.md.
+Expected (paper, Table 1, all images, basic augmentation, best epoch): see docs/paper.md.
 
 The recipe is that of the authors' released program: SGD with momentum 0.9, learning rate 0.1 with a cosine to 0, weight
 decay 5e-4 (biases and batch normalisation included), 200 epochs of batches of 128, label smoothing 0.1. The ViT has

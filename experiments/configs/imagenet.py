@@ -1,7 +1,7 @@
 """ImageNet, Table 2 of the paper: two ResNets with SGD, two ViTs with AdamW.
 
 Command: python -m experiments.main train --config imagenet_vit_b32 --method gam --workdir DIR [--devices.multihost]
-Expected (paper, top-1 in %, base optimizer alone / with GAM): see docs/results.md.
+Expected (paper, top-1 in %, base optimizer alone / with GAM): see docs/paper.md.
 
 Batches of 256, random crops and flips, cosine; ResNets 90 epochs with momentum 0.9, learning rate 0.1, weight decay
 1e-4; ViTs 300 epochs with AdamW (0.9, 0.999). The paper gives the learning rate 0.1 and the weight decay 1e-4 for all:

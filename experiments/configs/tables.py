@@ -10,11 +10,14 @@ from typing import NamedTuple
 from experiments.common.errors import UserError, nearest, require
 from experiments.common.markdown import Block, blocks
 from experiments.common.store import read_records
+from experiments.few_shot.report import result_table as few_shot_table
+from experiments.few_shot.study import read_study as read_few_shot
 from experiments.measure.cost.aot_grid_report import table as grid_table
 from experiments.measure.cost.benchmark_records import read_benchmark
 from experiments.measure.cost.benchmark_report import step_table
 from experiments.measure.flatness.figures import point_table
-from experiments.measure.flatness.records import read_point
+from experiments.measure.flatness.landscape_figures import landscape_table
+from experiments.measure.flatness.records import read_point, read_slices
 from experiments.measure.instances import figures as instances
 from experiments.study.report.choices import strength_table
 from experiments.study.report.claims import paper_table
@@ -59,8 +62,15 @@ def _grid(folder: Path) -> str:
     return grid_table(read_records(folder / "aot.jsonl"))
 
 
+_MINIMA = ("plain-160", "sam-160", "gam-160", "sam+gam-160")
+
+
 def _minima(folder: Path) -> str:
-    return point_table([read_point(folder / f"{run}-160-flatness.json") for run in ("plain", "sam", "gam", "sam+gam")])
+    return point_table([read_point(folder / f"{run}-flatness.json") for run in _MINIMA])
+
+
+def _slices(folder: Path) -> str:
+    return landscape_table([read_slices(folder / f"{run}-landscape.json") for run in _MINIMA])
 
 
 def _studies(folder: Path) -> list[Study]:
@@ -89,11 +99,21 @@ TABLES = {
         ("instances",),
         "instances --output experiments/results/instances",
     ),
+    "few_shot": Table(
+        lambda folder: few_shot_table(*read_few_shot(folder)),
+        ("few_shot_digits",),
+        "few-shot --workdir experiments/results/few_shot_digits",
+    ),
     "minima": Table(
         _minima,
         ("digits_cnn_minima",),
         "flatness --checkpoint RUNS --output experiments/results/digits_cnn_minima --k 10 --restarts 2 "
         "--rho 0.02 0.05 0.1 0.2 --ascent-steps 30 --density-probes 2",
+    ),
+    "slices": Table(
+        _slices,
+        ("digits_cnn_minima",),
+        "landscape --checkpoint RUNS --output experiments/results/digits_cnn_minima",
     ),
 }
 """All tables, by the name that stands in the pages."""
@@ -101,7 +121,7 @@ TABLES = {
 
 def pages() -> list[Path]:
     """The Markdown files that may show results."""
-    return [path for places in ("*.md", "experiments/*.md", "docs/**/*.md") for path in sorted(ROOT.glob(places))]
+    return [path for places in ("*.md", "experiments/*.md", "docs/*.md") for path in sorted(ROOT.glob(places))]
 
 
 def content(name: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 Command: python -m experiments.main train --config transfer_cars_swin_t --method gam --model.pretrained FILE.safetensors
          --workdir DIR
-Expected (paper, Table 3): see docs/results.md.
+Expected (paper, Table 3): see docs/paper.md.
 
 40,000 steps of 128 images at 224 px, learning rate 2e-3 (high for AdamW: the paper gives one for both) with a cosine,
 weight decay 1e-5, augmentation for CIFAR only. Without --model.pretrained the network is trained from scratch, which is

@@ -53,7 +53,7 @@ def _planes(results: Sequence[Result], path: Path) -> Path:
     """The loss on the planes of the first two directions, in one scale; bold where it is 1 above the network's own."""
     columns = min(4, len(results))
     rows = -(-len(results) // columns)
-    size = (0.9 + 2.6 * columns, 0.75 + 3.0 * rows)
+    size = (0.9 + 2.6 * columns, 0.4 + 2.95 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
     figure.set_layout_engine("compressed")
     planes = [result["measured"]["plane"] for result in results]
@@ -77,7 +77,8 @@ def _planes(results: Sequence[Result], path: Path) -> Path:
         axis.set(aspect="equal", xticks=(x[0], 0, x[-1]), yticks=(x[0], 0, x[-1]))
     for axis in axes.flat[len(results) :]:
         axis.set_visible(False)
-    figure.supxlabel("along two random directions, in units of the weights; bold: where the loss is 1 higher")
+    meaning = "two random directions, in units of the weights; bold: the loss is 1 higher than in the middle"
+    figure.supxlabel(meaning, fontsize=11.5)
     bar = figure.colorbar(drawn, ax=axes, label="training loss", format="%.2g")
     bar.set_ticks(levels[::4])
     return save(figure, path)

@@ -1,18 +1,20 @@
-"""The record of a measured checkpoint, checked where it is read: what its table takes from it is there."""
+"""The records of a measured checkpoint, checked where they are read: what their tables take from them is there."""
 
 from pathlib import Path
 
+from experiments.common.errors import require
 from experiments.common.kinds import COUNT, NUMBER, TEXT, Fields, check_fields, list_of, one_of
 from experiments.common.store import read_object
 from experiments.measure.flatness.measure import Result
 from experiments.optim.methods import METHODS
 
+_CHECKPOINT: Fields = {
+    "name": TEXT,
+    "step": COUNT,
+    "config": {"optim": {"method": one_of(*METHODS)}, "averaging": TEXT},
+}
 _POINT: Fields = {
-    "checkpoint": {
-        "name": TEXT,
-        "step": COUNT,
-        "config": {"optim": {"method": one_of(*METHODS)}, "averaging": TEXT},
-    },
+    "checkpoint": _CHECKPOINT,
     "measured": {
         "point": dict.fromkeys(("loss", "accuracy", "test_accuracy", "gradient_norm", "parameter_norm"), NUMBER),
         "top_eigenvalues": {"values": list_of(NUMBER)},
@@ -30,4 +32,19 @@ def read_point(path: Path) -> Result:
     """
     result = read_object(path)
     check_fields(str(path), result, _POINT)
+    return result
+
+
+def read_slices(path: Path) -> Result:
+    """What it has written there of the loss along lines through the parameters.
+
+    Raises:
+      UserError: as :func:`read_point`.
+    """
+    result = read_object(path)
+    check_fields(str(path), result, {"checkpoint": _CHECKPOINT, "settings": {"points": COUNT}, "measured": {}})
+    lines = [name for name in result["measured"] if name.startswith("line")]
+    require(len(lines) > 1, f"{path} has {len(lines)} lines, expected 2 or more")
+    line = dict.fromkeys(("x", "values"), list_of(NUMBER, result["settings"]["points"]))
+    check_fields(str(path), result, {"measured": dict.fromkeys(lines, line)})
     return result

@@ -10,7 +10,8 @@ from experiments.configs.tables import ROOT, TABLES
 from experiments.measure.cost.benchmark_records import read_benchmark
 from experiments.measure.cost.benchmark_report import step_table
 from experiments.measure.flatness.figures import point_table
-from experiments.measure.flatness.records import read_point
+from experiments.measure.flatness.landscape_figures import landscape_table
+from experiments.measure.flatness.records import read_point, read_slices
 
 RESULTS = ROOT / "experiments" / "results"
 WRONG = (..., None, "x", True, 0, -1.5, [], {}, [0], ["x"], {"acting": 1}, {"acting": [None]})
@@ -115,3 +116,23 @@ def test_whatever_a_measured_checkpoint_holds_is_refused_or_shown(tmp_path):
             else:
                 point_table([found])
     assert refused > 100
+
+
+def test_whatever_slices_hold_is_refused_or_shown(tmp_path):
+    checkpoint = {"name": "gam-8", "step": 8, "config": {"optim": {"method": "gam"}, "averaging": "none"}}
+    lines = {f"line {i}": {"x": [-1.0, 0.0, 1.0], "values": [2.0 + i, 1.0, 2.0]} for i in range(2)}
+    result = {"checkpoint": checkpoint, "settings": {"points": 3}, "measured": lines}
+    refused, path = 0, tmp_path / "gam-8-landscape.json"
+    for place in paths(result):
+        for value in WRONG:
+            path.write_text(json.dumps(put(result, place, value)))
+            try:
+                found = read_slices(path)
+            except UserError as error:
+                assert f"{path} has " in str(error) and "\n" not in str(error)
+                refused += 1
+            else:
+                landscape_table([found])
+    assert refused > 100
+    path.write_text(json.dumps(result))
+    assert "| GAM | 1.000         | 1.250 ± 0.250      |" in landscape_table([read_slices(path)])
