@@ -143,13 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return functools.partial(commands.run_measure, "landscape", settings)
 
     def instances(output: Path) -> Job:
-        """Run the methods on convex problems on which flat minima do not generalize (docs/where_flatness_fails.md).
-
-        Writes to --output: instances.json, instances.png.
-
-        Args:
-          output: the folder.
-        """
+        """Run the methods on problems on which flat minima do not generalize; writes instances.json, instances.png."""
         return functools.partial(commands.run_instances, output)
 
     def few_shot(settings: Annotated[FewShotConfig, tyro.conf.arg(name="")]) -> Job:

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import gam_jax
-from gam_jax import flatness
+from gam_jax import _climb, flatness
 from tests.gam_jax import oracles
 
 KEYS = jax.random.split(jax.random.key(0), 4)
@@ -109,6 +109,15 @@ def test_restarts_leave_a_minimum():
     np.testing.assert_allclose(update(gam_jax.gam(loss, 0.5, 2.0, restarts=KEYS), loss, zero)[0], 1.0, rtol=1e-6)
 
 
+def test_restarts_are_on_the_sphere_of_what_moves():
+    loss = lambda p: sum(jnp.sum(x**2) / 2 for x in p.values())  # noqa: E731
+    zero = {"a": jnp.zeros(3), "c": jnp.zeros(40)}
+    tx = gam_jax.sam(loss, 0.5, restarts=KEYS[:1], perturb_mask={"a": True, "c": False})
+    updates, _ = update(tx, loss, zero)
+    np.testing.assert_allclose(np.linalg.norm(updates["a"]), 0.5, rtol=1e-6)
+    assert not np.any(updates["c"])
+
+
 @pytest.mark.parametrize(("steps", "restarts"), [(1, None), (3, None), (5, KEYS[:2])])
 def test_cost(steps, restarts):
     """1 + k evaluations, and k more for each restart, of the gradient or of the gradient with a product."""
@@ -192,3 +201,14 @@ def test_one_ball_has_one_radius(method):
         params = {"a": jnp.ones(()), "b": jnp.ones(())}
         with pytest.raises(ValueError, match="one radius"):
             tx.update(params, tx.init(params), params)
+
+
+def test_lengths():
+    """Four times the last, or Newton's after a concave step, infinite from four diameters on; a quarter if it fails."""
+    step, concave = jnp.array([0.0, 2.0]), jnp.array([5.0, -1.0])
+    assert _climb.next_length(0.1, step, -concave, 3.0, 1.0) == pytest.approx(0.4)
+    assert _climb.next_length(0.1, step, concave, 3.0, 2.0) == pytest.approx(6.0)
+    assert (
+        _climb.next_length(0.1, step, concave, 3.0, 1.0) == np.inf == _climb.next_length(np.inf, step, concave, 3.0, 9)
+    )
+    assert _climb.shortened(np.inf, 0.7) == pytest.approx(0.7) and _climb.shortened(1.0, 0.7) == 0.25
