@@ -9,6 +9,7 @@ from pathlib import Path
 from experiments.common.errors import UserError
 from experiments.configs.studies import how_long
 from experiments.data.config import DataName
+from experiments.few_shot.config import FewShotConfig
 from experiments.measure.cost.config import AotConfig, AotGridConfig, BenchmarkConfig
 from experiments.measure.flatness.config import MeasureConfig
 from experiments.optim.methods import Method
@@ -134,6 +135,37 @@ def run_measure(kind: str, settings: MeasureConfig, command: str) -> None:
     print(figures.TABLES[kind](results))
     _print_written(figures.DRAW[kind](results, settings.output))
     print(CONCLUSIONS[kind](results))
+
+
+def run_instances(output: Path, command: str) -> None:
+    """Runs the methods on the problems on which flatness fails."""
+    from experiments.common.progress import announce
+    from experiments.measure.instances import figures
+    from experiments.measure.instances.measure import measure
+
+    announce("Running the methods on problems on which flatness fails", "It takes about 3 minutes", output)
+    record = measure(output, command)
+    print(figures.table(record))
+    _print_written([output / "instances.json", figures.draw(record, output)])
+
+
+def run_few_shot(settings: FewShotConfig, command: str) -> None:
+    """Compares methods of few-shot class-incremental learning."""
+    from experiments.common.progress import announce, bars
+
+    what = f"Few-shot class-incremental learning on {settings.data.name}"
+    announce(what, "With the defaults it takes about 10 minutes on 2 CPU cores", settings.workdir)
+    with bars() as bar:
+        from experiments.few_shot import report, study
+
+        runner = study.make_runner(settings)
+        with study.open_study(settings) as store:
+            if runner is not None:
+                study.run_study(runner, store, bar, command)
+            written = report.publish(settings, store.records, store.about["made_with"])
+    print(report.result_table(settings, store.records))
+    _print_written([*written, settings.workdir / "results.jsonl"])
+    print(report.conclusion(settings, store.records))
 
 
 def run_benchmark(settings: BenchmarkConfig, command: str) -> None:

@@ -17,6 +17,7 @@ from experiments.configs import TRAIN_NAMES, CompareName, load, load_train
 from experiments.configs.benchmarks import BENCHMARKS, BenchmarkName
 from experiments.configs.studies import STUDIES
 from experiments.data.config import DataName
+from experiments.few_shot.config import FewShotConfig
 from experiments.measure.cost.config import AotConfig, AotGridConfig, BenchmarkConfig
 from experiments.measure.flatness.config import FlatnessConfig, LandscapeConfig
 from experiments.optim.methods import METHODS, Method
@@ -141,6 +142,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         """
         return functools.partial(commands.run_measure, "landscape", settings)
 
+    def instances(output: Path) -> Job:
+        """Run the methods on convex problems on which flat minima do not generalize (docs/where_flatness_fails.md).
+
+        Writes to --output: instances.json, instances.png.
+
+        Args:
+          output: the folder.
+        """
+        return functools.partial(commands.run_instances, output)
+
+    def few_shot(settings: Annotated[FewShotConfig, tyro.conf.arg(name="")]) -> Job:
+        """Learn base classes, then new ones from a few images each: F2M, fine-tuning, a frozen base, joint training.
+
+        Each method is tuned on validation data with the same budget, then tested with many seeds. Writes to --workdir:
+        results.jsonl (one line per run, as they finish), report.md, few_shot.png. Ctrl-C loses at most the run in
+        progress; the same command goes on from there.
+
+        Args:
+          settings: what to compare.
+        """
+        return functools.partial(commands.run_few_shot, settings)
+
     def benchmark(
         config: BenchmarkName = "cpu",
         settings: Annotated[BenchmarkConfig, tyro.conf.arg(name="")] = measured,
@@ -191,6 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "prepare": prepare,
         "flatness": flatness,
         "landscape": landscape,
+        "instances": instances,
+        "few-shot": few_shot,
         "benchmark": benchmark,
         "aot": aot,
         "aot-grid": aot_grid,

@@ -9,7 +9,7 @@ method                          what it does                                    
 ==============================  ==========================================================  =========
 :func:`gam`                     adds the gradient of the first-order flatness, exactly      6
 :func:`accelerated_gam`         Algorithm 2 of the paper, no Hessian-vector product         4
-:func:`sam`                     SAM, and by its options ASAM and GSAM                       2
+:func:`sam`                     SAM, and by its options ASAM, GSAM and SA-GD (1 + k)        2
 :func:`friendly_sam`            SAM along the noise of the batch, with a mean of gradients  2
 :func:`gradient_norm_penalty`   adds the gradient of the gradient norm at the point         3
 :func:`c_flat`                  zeroth- and first-order flatness, for continual learning    4
@@ -30,6 +30,9 @@ Or one line changes, and no optimizer: ``gam_jax.gam_value_and_grad(loss_fn)`` i
 * :func:`asam_scaling`: the metric of ASAM as its authors run it, for ``adaptive``.
 * :func:`late_phase`: the last part of a run, for ``interval``.
 * :func:`released_coefficients`: settings of the authors' released program, for :func:`accelerated_gam`.
+* :func:`random_perturbation`: the mean of a loss over draws of noise on the parameters, :func:`discrete_beta`'s or
+  another's. :func:`clamp_to`: parameters kept near a reference (:class:`ClampState`). :func:`class_prototypes`,
+  :func:`prototype_distance`, :func:`prototype_logits` (:class:`Prototypes`): class means. Together F2M.
 * :func:`swad`: the average of the iterates (:class:`Swad`, :class:`SwadState`).
 * :mod:`gam_jax.flatness`: instruments that measure how flat a point is.
 * :mod:`gam_jax.nnx` and :mod:`gam_jax.equinox`: the same form for models of Flax NNX and of Equinox, which are imported
@@ -49,6 +52,8 @@ from gam_jax._options import Options
 from gam_jax._transform import Diagnostics, State
 from gam_jax._types import Between, GroupsBy, HvpMode
 from gam_jax.averaging import Swad, SwadState, swad
+from gam_jax.projection import ClampState, clamp_to
+from gam_jax.prototypes import Prototypes, class_prototypes, prototype_distance, prototype_logits
 from gam_jax.rules.accelerated_gam import (
     accelerated_gam,
     accelerated_gam_value_and_grad,
@@ -63,6 +68,7 @@ from gam_jax.rules.gradient_norm_penalty import (
     gradient_norm_penalty,
     gradient_norm_penalty_value_and_grad,
 )
+from gam_jax.rules.random_perturbation import discrete_beta, random_perturbation
 from gam_jax.rules.sam import SamDiagnostics, sam, sam_value_and_grad
 from gam_jax.rules.sam_gam import SamGamDiagnostics, sam_gam_value_and_grad
 
@@ -74,6 +80,7 @@ __version__ = _version("gam-jax")
 
 __all__ = [
     "Between",
+    "ClampState",
     "Diagnostics",
     "FriendlySamDiagnostics",
     "GroupsBy",
@@ -81,6 +88,7 @@ __all__ = [
     "HvpMode",
     "Options",
     "PenaltyDiagnostics",
+    "Prototypes",
     "SamDiagnostics",
     "SamGamDiagnostics",
     "State",
@@ -91,7 +99,10 @@ __all__ = [
     "asam_scaling",
     "c_flat",
     "c_flat_value_and_grad",
+    "clamp_to",
+    "class_prototypes",
     "diagnostics",
+    "discrete_beta",
     "fad",
     "fad_value_and_grad",
     "flatness",
@@ -102,6 +113,9 @@ __all__ = [
     "gradient_norm_penalty",
     "gradient_norm_penalty_value_and_grad",
     "late_phase",
+    "prototype_distance",
+    "prototype_logits",
+    "random_perturbation",
     "released_coefficients",
     "sam",
     "sam_gam_value_and_grad",

@@ -110,11 +110,11 @@ def check_params(params: PyTree, updates: PyTree) -> None:
             "got parameters masked by optax.masked or optax.partition, with which the loss cannot be evaluated: put "
             "this transformation outside, and use its perturb_mask"
         )
-    _check_floating("parameters", "params", params, "close over what is not trained")
+    check_floating("parameters", "params", params, "close over what is not trained")
     if updates is params:
         return
     check_like_params("updates", updates, params)
-    _check_floating("updates", "updates", updates, "they are the gradient of the parameters")
+    check_floating("updates", "updates", updates, "they are the gradient of the parameters")
     for (path, leaf), param in zip(jax.tree.leaves_with_path(updates), jax.tree.leaves(params), strict=True):
         if np.shape(leaf) != np.shape(param):
             raise ValueError(
@@ -123,7 +123,8 @@ def check_params(params: PyTree, updates: PyTree) -> None:
             )
 
 
-def _check_floating(what: str, name: str, tree: PyTree, advice: str) -> None:
+def check_floating(what: str, name: str, tree: PyTree, advice: str) -> None:
+    """Raises unless all leaves are real floating-point arrays, or floats."""
     for path, leaf in jax.tree.leaves_with_path(tree):
         dtype = getattr(leaf, "dtype", None)
         if not (isinstance(leaf, float) if dtype is None else jnp.issubdtype(dtype, jnp.floating)):

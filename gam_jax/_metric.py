@@ -37,25 +37,34 @@ class Metric:
     eps: float | jax.Array
     apart: Apart = None
 
-    def _scaled(self, tree: PyTree) -> PyTree:
+    def scaled(self, tree: PyTree) -> PyTree:
+        """``T x``: of a gradient, that in the coordinates ``u`` of the points ``w + T u``, in which balls are round."""
         if self.scaling is not None:
             tree = jax.tree.map(lambda t, x: t * widen(x), self.scaling, tree)
-        if self.mask is not None:
-            tree = jax.tree.map(lambda keep, x: x if keep else jnp.zeros_like(x), self.mask, tree)
-        return tree
+        return self.masked(tree)
+
+    def masked(self, tree: PyTree) -> PyTree:
+        """Zero on the leaves that the mask leaves out."""
+        if self.mask is None:
+            return tree
+        return jax.tree.map(lambda keep, x: x if keep else jnp.zeros_like(x), self.mask, tree)
 
     def norm(self, tree: PyTree) -> jax.Array:
         """``||T x||``."""
-        return global_norm(self._scaled(tree), self.apart)
+        return global_norm(self.scaled(tree), self.apart)
 
     def direction(self, tree: PyTree) -> PyTree:
         """``T^2 x / (||T x|| + eps)``, in float32 or wider; zero at zero."""
-        unit = normalize(self._scaled(tree), self.eps, self.apart)
-        return unit if self.scaling is None else self._scaled(unit)
+        unit = normalize(self.scaled(tree), self.eps, self.apart)
+        return unit if self.scaling is None else self.scaled(unit)
 
     def reach(self, radius: PyTree, tree: PyTree, norm: jax.Array) -> jax.Array:
         """``||radius T x||``: with one radius for all leaves ``radius * norm``, where ``norm`` is that of ``tree``."""
         return radius * norm if jax.tree_util.all_leaves([radius]) else self.norm(scale_by(radius, tree))
+
+    def shifted(self, start: PyTree, offset: PyTree) -> PyTree:
+        """``start + T u``, in the dtypes of ``start``."""
+        return add_scaled(start, 1.0, self.scaled(offset))
 
     def ascend(self, start: PyTree, toward: PyTree, radius: PyTree) -> PyTree:
         """``start + radius * direction(toward)``, formed in float32 or wider, in the dtypes of ``start``."""

@@ -81,7 +81,9 @@ class Options:
         ``lambda batch: batch["mask"].sum()``. The loss is then the weighted mean of that of the parts, over
         ``axis_name`` too, and gradients that come in are averaged over it likewise. A part of weight 0 is left out
         (its NaN too), a negative weight is NaN. By default parts and replicas count alike.
-      eps: the xi of Algorithm 1, added to norms that divide.
+      eps: the xi of Algorithm 1, added to norms that divide. Where a gradient is not much longer than that, ascents are
+        shorter than they should be: at 1e-12 a gradient of 5e-16 moves by 5e-4 of the radius. 0 is legal: nothing is
+        added, and what is zero stays zero, without NaN.
       drop_nonfinite: on steps on which the method would make inf or NaN of finite updates, as where the Hessian has an
         infinite entry, these pass unchanged. "dropped" in the state's ``checks`` counts such steps. With False
         (default) the inf or NaN stays visible, for ``optax.apply_if_finite``.
@@ -193,7 +195,7 @@ def options_from(given: Mapping[str, Any], **own: Any) -> Options:
     return Options(**given, **own)
 
 
-_STATIC = {"loss_fn", *OptionArgs.__annotations__} - {"max_ratio"}
+_STATIC = {"loss_fn", "ascent_steps", "restarts", *OptionArgs.__annotations__} - {"max_ratio"}
 
 
 def with_options(function: Function) -> Function:

@@ -15,8 +15,9 @@ import jax
 import gam_jax
 
 APART = """
-    main.py commands.py configs study/report measure/cost measure/flatness/figures.py
-    measure/flatness/conclusions.py train/curves.py data/prepare.py
+    main.py commands.py configs study/report few_shot/report.py measure/cost measure/flatness/figures.py
+    measure/flatness/landscape_figures.py measure/flatness/looks.py measure/flatness/conclusions.py
+    measure/instances/figures.py train/curves.py data/prepare.py
     common/plotting.py common/markdown.py common/progress.py
 """.split()
 """Code that shows results and does not decide them; a config decides, and is recorded whole."""

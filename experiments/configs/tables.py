@@ -10,12 +10,15 @@ from typing import NamedTuple
 from experiments.common.errors import UserError, nearest, require
 from experiments.common.markdown import Block, blocks
 from experiments.common.store import read_records
+from experiments.few_shot.report import result_table as few_shot_table
+from experiments.few_shot.study import read_study as read_few_shot
 from experiments.measure.cost.aot_grid_report import table as grid_table
 from experiments.measure.cost.benchmark_records import read_benchmark
 from experiments.measure.cost.benchmark_report import step_table
 from experiments.measure.flatness.figures import point_table
 from experiments.measure.flatness.landscape_figures import landscape_table
 from experiments.measure.flatness.records import read_point, read_slices
+from experiments.measure.instances import figures as instances
 from experiments.study.report.choices import strength_table
 from experiments.study.report.claims import paper_table
 from experiments.study.report.evidence import PAPER, gain_table
@@ -90,6 +93,16 @@ TABLES = {
     "claims": Table(lambda folder: paper_table(_studies(folder)), ("studies",), _COMPARE),
     "grid": Table(
         _grid, ("aot_grid",), "aot-grid --networks NETWORKS --topologies SLICES --workdir experiments/results/aot_grid"
+    ),
+    "instances": Table(
+        lambda folder: instances.table(instances.read(folder)),
+        ("instances",),
+        "instances --output experiments/results/instances",
+    ),
+    "few_shot": Table(
+        lambda folder: few_shot_table(*read_few_shot(folder)),
+        ("few_shot_digits",),
+        "few-shot --workdir experiments/results/few_shot_digits",
     ),
     "minima": Table(
         _minima,

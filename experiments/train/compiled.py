@@ -17,7 +17,7 @@ from experiments.data import Batch
 from experiments.optim.chain import acts, make_chain, phases
 from experiments.optim.config import OptimConfig
 from experiments.train.mesh import Mesh
-from experiments.train.setup import Setup
+from experiments.train.setup import Setup, follow_init
 from experiments.train.shards import gathers, loss_of_all, on_shards
 from experiments.train.state import Sums, TrainState, averaging, initial_state, initial_weights
 from experiments.train.step import LossFn, evaluation_step, running_statistics, train_step
@@ -79,6 +79,7 @@ class MethodPrograms:
       initial: ``weights -> state`` before the first step; the weights are gone.
       validate: of the weight averaging.
       average: of the weight averaging.
+      follow: of the top eigenvalue that is followed, if one is.
     """
 
     def __init__(self, setup: Setup, task: TaskPrograms):
@@ -87,10 +88,14 @@ class MethodPrograms:
         self._layout = task.mesh.state(shapes, setup.model.stacked)
         self.abstract: TrainState = jax.tree.map(_lying, shapes, self._layout)
         mean = averaging(setup.config)
-        initial = functools.partial(initial_state, setup.chain.tx.init, mean.init)
+        initial = functools.partial(
+            initial_state, setup.chain.tx.init, mean.init, follow_init=follow_init(setup.follow)
+        )
         self.initial = jax.jit(initial, out_shardings=self._layout, donate_argnums=0)
         self.validate = jax.jit(mean.validate, out_shardings=self._layout.averaging)
         self.average = jax.jit(mean.average, out_shardings=self._layout.params)
+        if setup.follow is not None:
+            self.follow = jax.jit(setup.follow.update, out_shardings=self._layout.followed)
         self._compiled: dict[bool, Any] = {}
 
     def step(self, **options: Any) -> Step:

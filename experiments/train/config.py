@@ -87,6 +87,9 @@ class TrainConfig:
     """Evaluate after every so many epochs, and at the end."""
     log_every: int = 100
     """Write the training loss every so many steps, and at the end of each epoch."""
+    eigenvalue_every: int | None = None
+    """Follow the top eigenvalue of the Hessian of the training loss, every so many steps, on the first batch_size
+    training images without augmentation. Each time costs 9 gradients of a batch, the first time 45."""
     devices: DevicesConfig = DevicesConfig()
     """Where to compute."""
     checkpoints: CheckpointsConfig = CheckpointsConfig()
@@ -100,6 +103,8 @@ class TrainConfig:
         require_seed("seed", self.seed)
         if self.steps is not None:
             require_at_least(self, 1, "steps")
+        if self.eigenvalue_every is not None:
+            require_at_least(self, 1, "eigenvalue_every")
         require(
             0 <= self.label_smoothing < 1,
             f"label_smoothing must be a probability in [0, 1), got {self.label_smoothing}",

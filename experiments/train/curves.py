@@ -1,5 +1,6 @@
 """Learning curves of one run as a picture."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,13 +10,22 @@ from experiments.common.plotting import save, style
 from experiments.common.store import Record
 
 
-def draw_curves(records: Sequence[Record], title: str, path: Path) -> Path:
-    """Loss and accuracy over the epochs, in training and in evaluation, and the optimizer's diagnostics if any."""
+def draw_curves(records: Sequence[Record], title: str, path: Path, edge: float | None = None) -> Path:
+    """Loss and accuracy over the epochs, in training and in evaluation, and more if there is more.
+
+    Args:
+      records: of a run.
+      title: of the picture.
+      path: where to write it.
+      edge: learning rate times top eigenvalue above which the optimizer is unstable on a quadratic, if that is known.
+    """
     train = [record for record in records if record["kind"] == "train"]
     evaluation = [record for record in records if record["kind"] == "evaluation"]
+    curvature = [record for record in records if record["kind"] == "curvature"]
     flatness = [name for name in (train[-1] if train else {}) if name.endswith(("grad_norm", "flatness"))]
     with style():
-        figure, axes = plt.subplots(1, 3 if flatness else 2, figsize=(13 if flatness else 9, 3.6), layout="constrained")
+        columns = 2 + bool(flatness) + bool(curvature)
+        figure, axes = plt.subplots(1, columns, figsize=(1 + 4 * columns, 3.6), layout="constrained")
         for axis, quantity in zip(axes, ("loss", "accuracy"), strict=False):
             axis.plot(*_series(train, quantity), color="#555555", label="training, as it goes")
             for part, color in (("validation", "#0072b2"), ("test", "#d55e00")):
@@ -25,10 +35,19 @@ def draw_curves(records: Sequence[Record], title: str, path: Path) -> Path:
             axis.set(xlabel="epoch", title=quantity)
             axis.legend(frameon=False)
         for name in flatness:
-            axes[-1].semilogy(*_series(train, name), label=name.replace("_", " "))
+            axes[2].semilogy(*_series(train, name), label=name.replace("_", " "))
         if flatness:
-            axes[-1].set(xlabel="epoch", title="seen by the optimizer")
-            axes[-1].legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+            axes[2].set(xlabel="epoch", title="seen by the optimizer")
+            axes[2].legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+        if curvature:
+            x, values = _series(curvature, "top_eigenvalue")
+            axes[-1].semilogy(x, values, color="#0072b2", marker=".", label="top Hessian eigenvalue")
+            if edge is not None:
+                rates = _series(curvature, "learning_rate")[1]
+                line = [edge / rate if rate > 0 else math.nan for rate in rates]
+                axes[-1].semilogy(x, line, "--", color="#d55e00", label=f"{edge:g} / learning rate")
+            axes[-1].set(xlabel="epoch", title="edge of stability")
+            axes[-1].legend(frameon=False, fontsize="small")
         for axis in axes:
             axis.grid(alpha=0.3)
         figure.suptitle(title)

@@ -15,6 +15,9 @@ from experiments.train.setup import Setup
 from experiments.train.state import TrainState
 from experiments.train.step import REFRESHING_STEPS
 
+_FIRST = 5
+"""Measurements of an eigenvalue in the place of the first, which starts from a random vector."""
+
 
 class Programs:
     """What a run computes. States lie as ``abstract`` says; batches are those of this process, in NumPy.
@@ -39,6 +42,7 @@ class Programs:
         seed = np.int64(setup.config.seed).astype(np.int32)  # JAX takes seeds modulo 2^32
         self.inputs = mesh.copy((jax.tree.map(np.float32, setup.config.optim), seed))
         self._batches = lambda part: map(mesh.put, setup.pipeline.evaluation(part))
+        self._first = functools.cache(lambda: next(iter(self._batches("train"))))
         if resident:
             self._batches = functools.cache(lambda part: [*map(mesh.put, setup.pipeline.evaluation(part))])
 
@@ -93,6 +97,13 @@ class Programs:
     def validated(self, state: TrainState, loss: float) -> TrainState:
         """The state when the weight averaging has heard of a validation loss."""
         return state._replace(averaging=self._method.validate(state.averaging, np.float32(loss)))
+
+    def followed(self, state: TrainState) -> TrainState:
+        """The state after one more measurement of the top eigenvalue, on the first batch of training images."""
+        found = state.followed
+        for _ in range(1 if int(found.count) else _FIRST):
+            found = self._method.follow(found, state.params, self._first(), model_state=state.model_state)
+        return state._replace(followed=found)
 
     def evaluate(self, params: Any, model_state: Any, *parts: Part) -> dict[str, float]:
         """Loss and accuracies over parts of the data without augmentation, every example counted once."""

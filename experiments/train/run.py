@@ -50,7 +50,8 @@ def run(config: TrainConfig, command: str, peak_flops: float | None = None) -> S
         clock = Clock(config.batch_size, peak_flops)
         scores = train(setup, programs, metrics, checkpoints, progress, clock, command)
         if is_first():
-            draw_curves(metrics.records, config.title, config.workdir / "curves.png")
+            edge = 2 * (1 + config.optim.momentum) if config.optim.base == "sgd" else None
+            draw_curves(metrics.records, config.title, config.workdir / "curves.png", edge)
     return scores
 
 
@@ -71,7 +72,8 @@ def train(
     Args:
       setup: what to train.
       programs: its compiled programs.
-      metrics: takes one record for every ``log_every`` steps and every end of an epoch, and one for every evaluation.
+      metrics: takes one record for every ``log_every`` steps and every end of an epoch, and one for every evaluation
+        and every measurement of the top eigenvalue.
       checkpoints: of this run.
       progress: what the user sees.
       clock: of this run.
@@ -103,6 +105,11 @@ def train(
                 metrics.write(record)
                 progress.show(record)
                 state = programs.without_sums(state)
+            if setup.is_followed(step):
+                state = programs.followed(state)
+                record = _curvature(setup, state, step)
+                _check_finite(state, record, checkpoints)
+                metrics.write(record)
             scores = {}
             if setup.is_evaluated(step):
                 state, scores = _evaluate(setup, programs, metrics, checkpoints, state, step)
@@ -150,6 +157,18 @@ def _record(setup: Setup, state: TrainState, step: int) -> dict[str, Any]:
         **state.sums.means(setup.pipeline.data_set.num_classes),
         "learning_rate": float(setup.chain.learning_rate(step - 1)),
         **diagnostics(state.opt_state, setup.chain.links),
+    }
+
+
+def _curvature(setup: Setup, state: TrainState, step: int) -> dict[str, Any]:
+    """The top eigenvalue that is followed, and the learning rate that led there."""
+    return {
+        "kind": "curvature",
+        "step": step,
+        "epoch": setup.epoch(step),
+        "top_eigenvalue": float(state.followed.value),
+        "residual": float(state.followed.residual),
+        "learning_rate": float(setup.chain.learning_rate(step - 1)),
     }
 
 

@@ -16,7 +16,8 @@ from experiments.optim.chain import Chain, make_chain
 from experiments.optim.methods import METHODS
 from experiments.train.config import TrainConfig
 from experiments.train.state import TrainState, averaging, initial_state, initial_weights
-from experiments.train.step import LossFn, make_loss, normalise
+from experiments.train.step import LossFn, make_loss, make_measured_loss, normalise
+from gam_jax.flatness import Follow, follow_top_eigenvalue
 
 
 class Setup(NamedTuple):
@@ -30,6 +31,7 @@ class Setup(NamedTuple):
       loss_fn: the loss that is minimised.
       chain: the optimizer.
       steps: number of training steps.
+      follow: the top eigenvalue that is followed, or None.
       init: the state before the first step; to be jitted.
     """
 
@@ -40,6 +42,7 @@ class Setup(NamedTuple):
     loss_fn: LossFn
     chain: Chain
     steps: int
+    follow: Follow | None
     init: Callable[[], TrainState]
 
     @property
@@ -70,6 +73,11 @@ class Setup(NamedTuple):
     def is_logged(self, step: int) -> bool:
         """Whether the training loss is recorded after a step."""
         return step % self.config.log_every == 0 or self._ends_epoch(step)
+
+    def is_followed(self, step: int) -> bool:
+        """Whether the top eigenvalue is measured after a step."""
+        every = self.config.eigenvalue_every
+        return every is not None and step % every == 0
 
     def is_evaluated(self, step: int) -> bool:
         """Whether the network is evaluated after a step."""
@@ -109,9 +117,11 @@ def assemble(config: TrainConfig, pipeline: Pipeline) -> Setup:
     model = models.build(_network(config), data_set.image_shape, data_set.num_classes)
     loss_fn = make_loss(model, config.label_smoothing, config.loss)
     chain = make_chain(config.optim, loss_fn, steps)
+    follow = None if config.eigenvalue_every is None else follow_top_eigenvalue(make_measured_loss(model, data_set))
 
     def init() -> TrainState:
-        return initial_state(chain.tx.init, averaging(config).init, initial_weights(model.init, config.seed))
+        weights = initial_weights(model.init, config.seed)
+        return initial_state(chain.tx.init, averaging(config).init, weights, follow_init(follow))
 
     return Setup(
         config=config,
@@ -121,8 +131,14 @@ def assemble(config: TrainConfig, pipeline: Pipeline) -> Setup:
         loss_fn=loss_fn,
         chain=chain,
         steps=steps,
+        follow=follow,
         init=init,
     )
+
+
+def follow_init(follow: Follow | None) -> Callable[[Any], Any]:
+    """The state of the eigenvalue that is followed, of the parameters; () if none is."""
+    return lambda params: () if follow is None else follow.init(params, jax.random.key(0))
 
 
 def _network(config: TrainConfig) -> ModelConfig:

@@ -64,6 +64,7 @@ class TrainState(NamedTuple):
       opt_state: of the optimizer.
       averaging: of the weight averaging.
       sums: over the examples since the last record in the metrics.
+      followed: of the top eigenvalue that is followed, or () if none is.
       broken: the first step with a loss that is not finite, or -1.
     """
 
@@ -73,6 +74,7 @@ class TrainState(NamedTuple):
     opt_state: Any
     averaging: Any
     sums: Sums
+    followed: Any
     broken: jax.Array
 
 
@@ -82,7 +84,10 @@ def initial_weights(init: Callable[[jax.Array], tuple[Any, Any]], seed: jax.typi
 
 
 def initial_state(
-    optimizer_init: Callable[[Any], Any], averaging_init: Callable[[Any], Any], weights: tuple[Any, Any]
+    optimizer_init: Callable[[Any], Any],
+    averaging_init: Callable[[Any], Any],
+    weights: tuple[Any, Any],
+    follow_init: Callable[[Any], Any] = lambda params: (),
 ) -> TrainState:
     """The state before the first step; to be jitted with the shardings that it should have."""
     params, model_state = weights
@@ -93,5 +98,6 @@ def initial_state(
         opt_state=optimizer_init(params),
         averaging=averaging_init(params),
         sums=Sums.zero(),
+        followed=follow_init(params),
         broken=jnp.full((), -1, jnp.int32),
     )

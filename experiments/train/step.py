@@ -53,11 +53,15 @@ def make_loss(model: Model, smoothing: float, name: LossName = "softmax") -> Los
 
 
 def make_measured_loss(model: Model, data_set: DataSet) -> Callable[[Any, Batch, Any], jax.Array]:
-    """``(params, batch, model_state) -> loss``: the mean cross-entropy as in evaluation, of a batch of pixels."""
+    """``(params, batch, model_state) -> loss``: the mean cross-entropy as in evaluation, of a batch of pixels.
+
+    Examples of weight 0 do not count.
+    """
 
     def loss_fn(params: Any, batch: Batch, model_state: Any) -> jax.Array:
         logits, _ = model.apply(params, model_state, normalise(batch.image, data_set), train=False)
-        return cross_entropy(logits, batch.label).mean()
+        losses = jnp.where(batch.weight > 0, cross_entropy(logits, batch.label), 0.0)
+        return losses.sum() / jnp.asarray(batch.weight > 0, losses.dtype).sum()
 
     return loss_fn
 
@@ -100,6 +104,7 @@ def train_step(
         opt_state=opt_state,
         averaging=averaging(config).update(state.averaging, params),
         sums=_add(state.sums, size * loss, rank(logits, batch.label), jnp.ones(size)),
+        followed=state.followed,
         broken=jnp.where((state.broken < 0) & ~jnp.isfinite(loss), state.step + 1, state.broken),
     )
 

@@ -8,6 +8,7 @@ function                               what it measures
 :func:`zeroth_order_flatness`          the largest increase of the loss within a ball: SAM's
 :func:`average_sharpness`              the mean increase under random perturbations
 :func:`hessian_top_eigenvalues`        the largest, smallest or largest absolute eigenvalues
+:func:`follow_top_eigenvalue`          the largest, all through training, in one's own step
 :func:`hessian_trace`                  the sum of the eigenvalues
 :func:`hessian_density`                their distribution
 :func:`loss_slice`                     the loss on a line or a plane through the point
@@ -39,7 +40,8 @@ Options that all of them accept are in :class:`DataOptions`.
   any other kind, such as the tensors of a PyTorch DataLoader, are taken by ``numpy.asarray``.
 * Random choices take a typed key, and estimates come with their standard error.
 
-These functions run on the host, around compiled passes over batches: they cannot be called inside jit. Each
+:func:`follow_top_eigenvalue` makes :class:`Follow`, functions for inside jit with a :class:`FollowState`. The others
+run on the host, around compiled passes over batches: they cannot be called inside jit. Each
 measurement traces the loss once, as it is then: what it closes over, a module's variables and the attributes of an
 object may have changed since the last. A compiled pass is used again where the same loss function gives an equal
 trace, so that measuring again at other parameters compiles nothing; a loss function made anew for each call (a
@@ -54,6 +56,7 @@ from gam_jax.flatness.comparison import Comparison, Measured, compare
 from gam_jax.flatness.density import SpectralDensity, hessian_density
 from gam_jax.flatness.eigenvalues import Eigenvalues, hessian_top_eigenvalues
 from gam_jax.flatness.first_order import first_order_flatness, first_order_flatness_one_step
+from gam_jax.flatness.follow import Follow, FollowState, follow_top_eigenvalue
 from gam_jax.flatness.landscape import LossSlice, filter_normalized_directions, loss_slice
 from gam_jax.flatness.minima import LocalExtrema, count_local_minima
 from gam_jax.flatness.outputs import SplitLoss, normalize_logits
@@ -67,6 +70,8 @@ __all__ = [
     "DataOptions",
     "Eigenvalues",
     "Flatness",
+    "Follow",
+    "FollowState",
     "LocalExtrema",
     "LossPath",
     "LossSlice",
@@ -82,6 +87,7 @@ __all__ = [
     "filter_normalized_directions",
     "first_order_flatness",
     "first_order_flatness_one_step",
+    "follow_top_eigenvalue",
     "hessian_density",
     "hessian_top_eigenvalues",
     "hessian_trace",

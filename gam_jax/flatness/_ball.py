@@ -7,15 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gam_jax import _climb
 from gam_jax._tree import add_scaled, global_norm, inner_product, scale_by
 from gam_jax._types import PyTree
 from gam_jax.flatness._geometry import Ball
 from gam_jax.flatness._objective import Objective
-from gam_jax.flatness._vectors import inner, norm, scale, shift
+from gam_jax.flatness._vectors import norm, scale, shift
 
 _BACKTRACKS = 8
 _RECENT = 4  # points to extrapolate from
-_SUFFICIENT = 1e-4  # of the increase that the gradient promises (Armijo)
+_promised = jax.jit(_climb.promised)
+_shortened = jax.jit(_climb.shortened)
 
 
 class Flatness(NamedTuple):
@@ -99,12 +101,8 @@ def _starts(ball: Ball, key: jax.Array, num_restarts: int) -> Iterator[PyTree]:
 def _ascend(problem: Problem, ball: Ball, offset: PyTree, num_steps: int) -> tuple[list[float], PyTree, Any]:
     """The values along one ascent, its last point, and what was seen there.
 
-    The point moves along the gradient by some length and is projected back onto the ball: the spectral projected
-    gradient method (Birgin, Martinez and Raydan 2000), with a search that never decreases the value. The first
-    length is infinite. The projection is then the point of the ball that is farthest along the gradient d
-    (``rho d / ||d||`` in l2), which never decreases a convex function, and is a power iteration on a quadratic. A
-    length that does not increase the value enough is cut to a quarter. The next one is the inverse curvature along
-    the last step where that is concave, else four times the last.
+    The steps are those of ``gam_jax._climb``, as many as it takes. After an infinite length the projection is the
+    point of the ball that is farthest along the gradient.
 
     A power iteration is slow when the largest eigenvalues are close. So in l2, while the length is infinite, a point
     extrapolated from the last ones is tried first, and taken if it increases the value by no less than the
@@ -131,10 +129,8 @@ def _ascend(problem: Problem, ball: Ball, offset: PyTree, num_steps: int) -> tup
             raise ValueError(f"the direction of ascent must be finite, got a norm of {steepness} within rho={ball.rho}")
         if ball.gap(gradient, offset) <= rtol * max(abs(value), ball.rho * ball.steepness(gradient)):
             break
-        if before is not None and length < np.inf:
-            curvature = float(_curvature(offset, gradient, *before))
-            length = steepness / -curvature if curvature < 0 else 4 * length
-            length = length if length < 4 * ball.diameter else np.inf
+        if before is not None:
+            length = float(_next_length(length, offset, gradient, *before, ball.diameter))
         before = offset, gradient
         if length == np.inf and ball.norm == "l2":
             plain = ball.farthest(gradient)
@@ -142,18 +138,17 @@ def _ascend(problem: Problem, ball: Ball, offset: PyTree, num_steps: int) -> tup
             if len(recent) > 1:
                 there = _extrapolated(recent, ball.rho)
                 new_value, new_seen = evaluate(there)
-                if new_value >= value + float(inner(gradient, shift(plain, -1.0, offset))):
+                if new_value >= value + float(_promised(gradient, offset, plain)):
                     offset, value, seen = there, new_value, new_seen
                     values.append(value)
                     continue
         recent = recent[-1:] if length == np.inf else []
         for _ in range(_BACKTRACKS):
             there = _moved(ball, offset, gradient, length / steepness)
-            promised = float(inner(gradient, shift(there, -1.0, offset)))
             new_value, new_seen = evaluate(there)
-            if new_value > value and new_value >= value + _SUFFICIENT * promised:
+            if _climb.is_enough(value, new_value, float(_promised(gradient, offset, there))):
                 break
-            length = min(length / 4, ball.diameter)
+            length = float(_shortened(length, ball.diameter))
         else:
             break
         offset, value, seen = there, new_value, new_seen
@@ -180,10 +175,11 @@ def _extrapolated(recent: list[tuple[PyTree, PyTree]], rho: float) -> PyTree:
 
 
 @jax.jit
-def _curvature(offset: PyTree, gradient: PyTree, last_offset: PyTree, last_gradient: PyTree) -> jax.Array:
-    """The mean curvature along the last step."""
-    step = add_scaled(offset, -1.0, last_offset)
-    return inner_product(step, add_scaled(gradient, -1.0, last_gradient)) / inner_product(step, step)
+def _next_length(
+    length: float, offset: PyTree, gradient: PyTree, last_offset: PyTree, last_gradient: PyTree, diameter: float
+) -> jax.Array:
+    step, change = add_scaled(offset, -1.0, last_offset), add_scaled(gradient, -1.0, last_gradient)
+    return _climb.next_length(length, step, change, global_norm(gradient), diameter)
 
 
 def _moved(ball: Ball, offset: PyTree, gradient: PyTree, factor: float) -> PyTree:

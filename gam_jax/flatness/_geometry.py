@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gam_jax._checks import check_arrays, check_choice, check_params
+from gam_jax._climb import projected
 from gam_jax._metric import check_scaling, resolve_scaling
 from gam_jax._tree import wide_dtype
 from gam_jax._types import PyTree
@@ -70,8 +71,7 @@ class Ball(NamedTuple):
         """The nearest u of the ball."""
         if self.norm == "linf":
             return _clip(offset, self.rho)
-        length = float(norm(offset))
-        return scale(self.rho / length, offset) if length > self.rho else offset
+        return _projected(offset, self.rho)
 
     def gap(self, gradient: PyTree, offset: PyTree) -> float:
         """``max over the ball of <g, x - u>``."""
@@ -87,6 +87,9 @@ class Ball(NamedTuple):
         """The largest Euclidean distance of two u."""
         size = sum(leaf.size for leaf in jax.tree.leaves(self.center))
         return 2 * self.rho * (1.0 if self.norm == "l2" else size**0.5)
+
+
+_projected = jax.jit(projected)
 
 
 @jax.jit

@@ -1,10 +1,9 @@
 """Compiled algebra on vectors with the structure of the parameters, and vectors to start from."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
+from gam_jax import _climb
 from gam_jax._tree import add_scaled, global_norm, inner_product, normalize, scale_by, wide_dtype
 from gam_jax._types import PyTree
 
@@ -13,27 +12,14 @@ shift = jax.jit(add_scaled)
 scale = jax.jit(scale_by)
 norm = jax.jit(global_norm)
 inner = jax.jit(inner_product)
-
-_XI = 1e-30  # far below any gradient norm that float32 resolves, and enough to make 0/0 zero
+random_like = jax.jit(_climb.random_like, static_argnums=2)
+"""Independent entries, in float32 or wider: standard normal, random signs, or uniform between -1 and 1."""
 
 
 @jax.jit
 def unit(tree: PyTree) -> PyTree:
     """``x / ||x||``; zero at zero."""
-    return normalize(tree, _XI)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def random_like(key: jax.Array, tree: PyTree, kind: str = "normal") -> PyTree:
-    """Independent entries, in float32 or wider: standard normal, random signs, or uniform between -1 and 1."""
-    leaves, structure = jax.tree.flatten(tree)
-    uniform = functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0)
-    draw = {"normal": jax.random.normal, "signs": jax.random.rademacher, "uniform": uniform}[kind]
-    keys = jax.random.split(key, len(leaves))
-    dtypes = [wide_dtype(leaf) for leaf in leaves]
-    return jax.tree.unflatten(
-        structure, [draw(k, leaf.shape, t) for k, leaf, t in zip(keys, leaves, dtypes, strict=True)]
-    )
+    return normalize(tree, 0.0)
 
 
 @jax.jit

@@ -116,7 +116,7 @@ def _increase(objective: Objective, ball: Ball) -> Problem:
 
 @jax.jit
 def _adversary(params: PyTree, gradient: PyTree, rho: float) -> PyTree:
-    return shift(params, rho, normalize(gradient, 1e-12))
+    return shift(params, rho, normalize(gradient, 0.0))
 
 
 @with_data_options

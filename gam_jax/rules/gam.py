@@ -8,26 +8,14 @@ import jax
 import optax
 
 from gam_jax._checks import check_choice
-from gam_jax._engine import Engine, NormGradient
+from gam_jax._engine import Engine
+from gam_jax._maximum import Search
 from gam_jax._method import Method, Step
 from gam_jax._options import OptionArgs, options_from, with_options
 from gam_jax._transform import Diagnostics, State, as_link
-from gam_jax._tree import add_scaled, cosine, global_norm, scale_by
 from gam_jax._types import HvpMode, LossFn, PyTree, ScalarOrSchedule
 from gam_jax._value_and_grad import as_value_and_grad
-
-
-def algorithm_1(
-    engine: Engine, here: NormGradient, h_loss: PyTree, rho: PyTree, alpha: jax.Array
-) -> tuple[PyTree, Diagnostics]:
-    """Lines 7 to 10 of Algorithm 1, after line 6, f = H g / (||g|| + xi) at the parameters."""
-    adversary = engine.ascend(engine.params, here.grad, rho)  # line 7
-    there = engine.norm_gradient(adversary)
-    h_norm = scale_by(rho, there.grad)  # line 8
-    update = add_scaled(h_loss, alpha, h_norm)  # line 10
-    flatness = engine.metric.reach(rho, there.point.grad, there.norm)
-    norm, angle = global_norm(h_norm, engine.apart), cosine(h_loss, h_norm, engine.apart)
-    return update, Diagnostics(here.norm, there.norm, flatness, norm, angle)
+from gam_jax.rules._algorithm_1 import algorithm_1
 
 
 class GamState(State):
@@ -37,16 +25,29 @@ class GamState(State):
     method = "gam"
 
 
-def _rule(engine: Engine, updates: PyTree | None, *, rho: PyTree, alpha: jax.Array, ascent_hvp: HvpMode | None) -> Step:
+def _rule(
+    engine: Engine,
+    updates: PyTree | None,
+    *,
+    rho: PyTree,
+    alpha: jax.Array,
+    ascent_hvp: HvpMode | None,
+    search: Search,
+) -> Step:
     here = engine.norm_gradient(engine.params, ascent_hvp)
     h_loss = here.point.grad if updates is None else updates
-    return Step(here.point, *algorithm_1(engine, here, h_loss, rho, alpha))
+    return Step(here.point, *algorithm_1(engine, here, h_loss, rho, alpha, search))
 
 
-def _method(rho: Any, alpha: Any, ascent_hvp: Any, rho_prime: Any, options: Any) -> Method:
+def _method(
+    rho: Any, alpha: Any, ascent_hvp: Any, rho_prime: Any, ascent_steps: Any, restarts: Any, options: Any
+) -> Method:
     check_choice("ascent_hvp", ascent_hvp, (None, *get_args(HvpMode)))
-    rule, settings = functools.partial(_rule, ascent_hvp=ascent_hvp), options_from(options, rho_prime=rho_prime)
-    return Method(rule, Diagnostics, {"rho": rho, "alpha": alpha}, settings, adds=True)
+    search = Search(ascent_steps, restarts)
+    search.check_radius(rho)
+    rule = functools.partial(_rule, ascent_hvp=ascent_hvp, search=search)
+    coefficients, settings = {"rho": rho, "alpha": alpha}, options_from(options, rho_prime=rho_prime)
+    return Method(rule, Diagnostics, coefficients, settings, adds=True)
 
 
 @with_options
@@ -57,6 +58,8 @@ def gam(
     *,
     ascent_hvp: HvpMode | None = None,
     rho_prime: float | jax.Array = 1e-3,
+    ascent_steps: int = 1,
+    restarts: jax.Array | None = None,
     **options: Unpack[OptionArgs],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adds the gradient of the first-order flatness to the updates: exact GAM as a link of an optax chain.
@@ -78,6 +81,8 @@ def gam(
     ``gam_jax/_linearize.py``). It cannot inside the ``lax.cond`` of ``interval > 1`` or when the loss scans over
     layers (7), nor entirely when the caller takes the argmax of the same logits (6.6 on the CPU, where XLA merges
     argmax and max). :func:`gam_value_and_grad` costs 6 by construction. With ``num_microbatches`` 9.
+    ``ascent_steps=k`` looks for the largest gradient norm in the ball at k points (as :func:`gam_jax.sam` does for the
+    loss), w_adv first, and takes h_norm there: 3 + 3 k gradients, and 3 k more for each of the ``restarts``.
     State: seven scalars, and with ``between="hold"`` one buffer like the parameters.
 
     Cheaper, in gradients a step, and to be combined; a finite ``max_ratio`` keeps the rougher terms from diverging:
@@ -136,6 +141,8 @@ def gam(
         over {.1, .2, .5, 1, 2, ..., 10}.
       ascent_hvp: how the product in f is computed, if not as ``hvp`` says (:class:`gam_jax.Options`).
       rho_prime: step of the finite difference, where one is used.
+      ascent_steps: k, the points looked at from each start; default 1, Algorithm 1. More want one rho for all leaves.
+      restarts: typed keys, one for each random start (:func:`gam_jax.sam`). Default None.
       **options: see :class:`gam_jax.Options`.
 
     Returns:
@@ -172,7 +179,8 @@ def gam(
       Zhang, Xu, Yu, Zou, Cui: Gradient Norm Aware Minimization Seeks First-Order Flatness and Improves
       Generalization. CVPR 2023. https://arxiv.org/abs/2303.03108
     """
-    return as_link(loss_fn, _method(rho, alpha, ascent_hvp, rho_prime, options), GamState)
+    method = _method(rho, alpha, ascent_hvp, rho_prime, ascent_steps, restarts, options)
+    return as_link(loss_fn, method, GamState)
 
 
 @with_options
@@ -183,6 +191,8 @@ def gam_value_and_grad(
     *,
     ascent_hvp: HvpMode | None = None,
     rho_prime: float | jax.Array = 1e-3,
+    ascent_steps: int = 1,
+    restarts: jax.Array | None = None,
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
 ) -> Callable[..., tuple[Any, ...]]:
@@ -208,6 +218,7 @@ def gam_value_and_grad(
       alpha: weight of the flatness term.
       ascent_hvp: as in :func:`gam`.
       rho_prime: step of the finite difference, where one is used.
+      ascent_steps, restarts: as in :func:`gam`.
       has_diagnostics: return what the method saw as well, as a link keeps it in its state
         (:class:`gam_jax.Diagnostics`).
       **options: see :class:`gam_jax.Options`. There is no state, hence no ``between="hold"`` or ``"look"``.
@@ -234,4 +245,5 @@ def gam_value_and_grad(
       >>> print(f"{seen.first_order_flatness:.2f}")
       0.69
     """
-    return as_value_and_grad(loss_fn, _method(rho, alpha, ascent_hvp, rho_prime, options), has_diagnostics)
+    method = _method(rho, alpha, ascent_hvp, rho_prime, ascent_steps, restarts, options)
+    return as_value_and_grad(loss_fn, method, has_diagnostics)

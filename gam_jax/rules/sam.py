@@ -1,5 +1,6 @@
 """Sharpness-Aware Minimization and its relatives: SAM, ASAM, GSAM."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
 
@@ -7,6 +8,7 @@ import jax
 import optax
 
 from gam_jax._engine import Engine
+from gam_jax._maximum import ONE_STEP, Look, Search
 from gam_jax._method import Method, Step
 from gam_jax._options import OptionArgs, options_from, with_options
 from gam_jax._transform import State, as_link
@@ -36,25 +38,39 @@ class SamState(State):
     method = "sam"
 
 
-def _rule(engine: Engine, updates: PyTree | None, *, rho: PyTree, gamma: jax.Array) -> Step:
+def _rule(engine: Engine, updates: PyTree | None, *, rho: PyTree, gamma: jax.Array, search: Search) -> Step:
     here = engine.clean(updates)
-    g1, seen = sam_gradient(engine, here.grad, rho)
+    g1, seen = sam_gradient(engine, here.grad, rho, search)
     return Step(here, add_scaled(g1, -gamma, perpendicular(here.grad, g1, engine.apart)), seen)
 
 
-def sam_gradient(engine: Engine, g0: PyTree, rho: PyTree) -> tuple[PyTree, SamDiagnostics]:
+def sam_gradient(engine: Engine, g0: PyTree, rho: PyTree, search: Search = ONE_STEP) -> tuple[PyTree, SamDiagnostics]:
     """The gradient at the ascent point of the loss, which the clean gradient leads to."""
-    g1 = engine.gradient(engine.ascend(engine.params, g0, rho))
+
+    def look(params: PyTree) -> Look:
+        there = engine.curvature.at(params)
+        assert there.value is not None
+        return Look(there.value, there.grad)
+
+    g1 = search.highest(engine, look, g0, rho).grad
     return g1, SamDiagnostics(engine.metric.norm(g0), engine.metric.norm(g1), cosine(g0, g1, engine.apart))
 
 
-def _method(rho: Any, gamma: Any, options: Any) -> Method:
-    return Method(_rule, SamDiagnostics, {"rho": rho, "gamma": gamma}, options_from(options))
+def _method(rho: Any, gamma: Any, search: Search, options: Any) -> Method:
+    search.check_radius(rho)
+    rule = functools.partial(_rule, search=search)
+    return Method(rule, SamDiagnostics, {"rho": rho, "gamma": gamma}, options_from(options))
 
 
 @with_options
 def sam(
-    loss_fn: LossFn, rho: ScalarOrSchedule = 0.05, *, gamma: ScalarOrSchedule = 0.0, **options: Unpack[OptionArgs]
+    loss_fn: LossFn,
+    rho: ScalarOrSchedule = 0.05,
+    *,
+    gamma: ScalarOrSchedule = 0.0,
+    ascent_steps: int = 1,
+    restarts: jax.Array | None = None,
+    **options: Unpack[OptionArgs],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Replaces the gradient by that at the worst point nearby: SAM, and with options ASAM and GSAM.
 
@@ -85,7 +101,15 @@ def sam(
     * WSAM (Yue et al. 2023) of weight c is :func:`gam_jax.gradient_norm_penalty` with ``hvp="finite_difference"``,
       ``rho_prime=rho`` and ``strength=rho * c / (1 - c)``.
 
-    Cost: 2 gradient evaluations, the caller's own included.
+    SA-GD (Schliserman et al. 2025) takes the gradient at the true maximum of the loss in the ball,
+    :math:`\nabla L(w + \arg\max_{\|\epsilon\| \le \rho} L(w + \epsilon))`, of which SAM's point is the first guess.
+    ``ascent_steps=k`` looks for it by projected ascent, as :func:`gam_jax.flatness.zeroth_order_flatness` does: at k
+    points one after the other, SAM's first, each along the gradient at the highest so far. ``restarts`` does so from
+    random points of the sphere as well, which also sees what lies around a minimum, where there is no gradient to
+    follow. The result is the gradient at the highest of all these points.
+
+    Cost: 2 gradient evaluations, the caller's own included; 1 + k with ``ascent_steps=k``, and k more for each of the
+    ``restarts``.
 
     ``optax.MultiSteps`` around it accumulates the incoming gradient alone: what comes out is the gradient of the last
     microbatch, at points to which the accumulated one leads. ``num_microbatches`` gives that of the whole batch.
@@ -99,6 +123,9 @@ def sam(
         0.5 for an MLP; with AdamW 0.01 to 0.05 for a ViT.
       gamma: GSAM's weight of the orthogonal component, likewise; called alpha in its paper, which tunes over
         {.1, .2, .3} for ResNets and {.4, .6} for ViTs.
+      ascent_steps: k, the points looked at from each start. Default 1, SAM. More want one radius for all leaves.
+      restarts: typed keys, one for each random start, as ``jax.random.split(jax.random.key(0), 3)`` makes them. The
+        random directions are the same at every step; those of divided parameters depend on how these are divided.
       **options: see :class:`gam_jax.Options`.
 
     Returns:
@@ -117,14 +144,24 @@ def sam(
       >>> print(jnp.array_str(updates, precision=2))
       [6.6 8.8]
 
+      The true maximum, where the loss curves more across the gradient than along it:
+
+      >>> loss_fn = lambda params: jnp.sum(jnp.array([1.0, 9.0]) * params**2) / 2
+      >>> tx = gam_jax.sam(loss_fn, rho=0.5, ascent_steps=20, restarts=jax.random.split(jax.random.key(0), 3))
+      >>> params = jnp.array([1.0, 0.0])
+      >>> updates, state = tx.update(jax.grad(loss_fn)(params), tx.init(params), params)
+      >>> print(jnp.array_str(jnp.abs(updates), precision=1))
+      [1.1 4.4]
+
     References:
       Foret et al., ICLR 2021, https://arxiv.org/abs/2010.01412; Kwon et al., ICML 2021,
       https://arxiv.org/abs/2102.11600; Zhuang et al., ICLR 2022, https://arxiv.org/abs/2203.08065;
       Liu et al., CVPR 2022, https://arxiv.org/abs/2203.02714; Li and Giannakis, NeurIPS 2023,
       https://arxiv.org/abs/2310.15225; Yue et al., KDD 2023, https://arxiv.org/abs/2305.15817; Zhang et al., ICLR 2024,
-      https://arxiv.org/abs/2405.18861; Hassan et al. 2025, https://arxiv.org/abs/2501.11584
+      https://arxiv.org/abs/2405.18861; Hassan et al. 2025, https://arxiv.org/abs/2501.11584; Schliserman,
+      Vansover-Hager and Koren 2025, https://arxiv.org/abs/2511.03548
     """
-    return as_link(loss_fn, _method(rho, gamma, options), SamState)
+    return as_link(loss_fn, _method(rho, gamma, Search(ascent_steps, restarts), options), SamState)
 
 
 @with_options
@@ -133,6 +170,8 @@ def sam_value_and_grad(
     rho: ScalarOrSchedule = 0.05,
     *,
     gamma: ScalarOrSchedule = 0.0,
+    ascent_steps: int = 1,
+    restarts: jax.Array | None = None,
     has_diagnostics: bool = False,
     **options: Unpack[OptionArgs],
 ) -> Callable[..., tuple[Any, ...]]:
@@ -141,12 +180,13 @@ def sam_value_and_grad(
     The mathematics and the arguments are those of :func:`sam`; what is returned, and what the options mean, is said
     at :func:`gam_value_and_grad`.
 
-    Cost: 2 gradient evaluations.
+    Cost: 2 gradient evaluations; 1 + k with ``ascent_steps=k``, and k more for each of the ``restarts``.
 
     Args:
       loss_fn: ``loss_fn(params, *args, **kwargs)``, returning a scalar, or ``(scalar, aux)`` with ``has_aux=True``.
       rho: perturbation radius.
       gamma: GSAM's weight of the orthogonal component.
+      ascent_steps, restarts: as in :func:`sam`.
       has_diagnostics: return what the method saw as well (:class:`gam_jax.SamDiagnostics`).
       **options: see :class:`gam_jax.Options`.
 
@@ -164,4 +204,4 @@ def sam_value_and_grad(
       >>> print(loss, jnp.array_str(grads, precision=2))
       25.0 [6.6 8.8]
     """
-    return as_value_and_grad(loss_fn, _method(rho, gamma, options), has_diagnostics)
+    return as_value_and_grad(loss_fn, _method(rho, gamma, Search(ascent_steps, restarts), options), has_diagnostics)

@@ -9,7 +9,7 @@ from gam_jax._options import OptionArgs, options_from, with_options
 from gam_jax._transform import Diagnostics
 from gam_jax._types import LossFn, PyTree, ScalarOrSchedule
 from gam_jax._value_and_grad import as_value_and_grad
-from gam_jax.rules.gam import algorithm_1
+from gam_jax.rules._algorithm_1 import algorithm_1
 from gam_jax.rules.sam import SamDiagnostics, sam_gradient
 
 

@@ -22,6 +22,7 @@ from experiments.configs import TRAIN_NAMES, load, load_train, studies
 from experiments.data import DATA_SETS, Batch
 from experiments.data.catalogue import DataSet
 from experiments.data.config import DataConfig
+from experiments.few_shot.config import FewShotConfig
 from experiments.measure.flatness.config import FlatnessConfig, LandscapeConfig
 from experiments.models import registry as models
 from experiments.models.config import ModelConfig
@@ -298,5 +299,5 @@ def test_every_field_of_the_other_commands_is_named_in_the_code():
     sources = [path for path in ROOT.rglob("*.py") if path.name != "config.py"]
     nodes = [node for path in sources for node in ast.walk(ast.parse(path.read_text()))]
     used = {node.attr for node in nodes if isinstance(node, ast.Attribute)} | TUNABLE
-    for cls in (CompareConfig, GridConfig, FlatnessConfig, LandscapeConfig):
+    for cls in (CompareConfig, GridConfig, FlatnessConfig, LandscapeConfig, FewShotConfig):
         assert {field.name for field in dataclasses.fields(cls)} <= used

@@ -12,7 +12,7 @@ from experiments.common import provenance
 
 ROOT = pathlib.Path(__file__).parents[2]
 HOUSE = ROOT / "experiments"
-FLOORS = "common | data models optim | train | measure study | configs | commands | main"
+FLOORS = "common | data models optim | train | measure study | few_shot | configs | commands | main"
 FLOOR = {room: number for number, rooms in enumerate(FLOORS.split("|")) for room in rooms.split()}
 
 

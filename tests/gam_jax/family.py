@@ -53,6 +53,7 @@ FAMILY = {
     "sam": Method(gam_jax.sam, {"rho": 0.05}, 2, 2, oracles.sam),
     "asam": Method(gam_jax.sam, {"rho": 0.5}, 2, 2, oracles.sam, options={"adaptive": True}),
     "gsam": Method(gam_jax.sam, {"rho": 0.05, "gamma": 0.2}, 2, 2, oracles.sam),
+    "sa_gd": Method(gam_jax.sam, {"rho": 0.05}, 4, 3, oracles.sa_gd, options={"ascent_steps": 3}),
     "friendly_sam": Method(
         gam_jax.friendly_sam,
         {"rho": 0.05, "sigma": 0.8, "decay": 0.7},

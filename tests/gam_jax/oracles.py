@@ -20,6 +20,9 @@ class LogisticQuartic:
         self.quartic = quartic
         self.start = rng.normal(size=size)
 
+    def value(self, w):
+        return np.mean(np.log1p(np.exp(-self.y * (self.x @ w)))) + self.quartic / 4 * np.sum(w**4)
+
     def gradient(self, w):
         margin = self.y * (self.x @ w)
         weight = -self.y / (1 + np.exp(margin))
@@ -35,7 +38,7 @@ class Dense:
     """Any loss of one flat vector, with its gradient and its whole Hessian, in the form that the algorithms take."""
 
     def __init__(self, loss):
-        self.gradient, self.hessian = jax.jit(jax.grad(loss)), jax.jit(jax.hessian(loss))
+        self.value, self.gradient, self.hessian = jax.jit(loss), jax.jit(jax.grad(loss)), jax.jit(jax.hessian(loss))
 
 
 def algorithm_1(loss, w, h_loss, rho, alpha):
@@ -102,6 +105,35 @@ class FriendlySam:
         g = self.loss.gradient(w)
         self.mean = self.decay * self.mean + (1 - self.decay) * g
         return self.loss.gradient(w + self.rho * unit(g - self.sigma * self.mean))
+
+
+def highest(value, gradient, w, toward, rho, steps):
+    """The highest of so many points of the ball, by projected ascent, and how many of its moves were short ones.
+
+    Birgin, Martinez and Raydan 2000, with monotone search: an infinite length first, a quarter of it after a failure,
+    the inverse curvature after a short move.
+    """
+    offset, length, short = rho * unit(toward), np.inf, 0
+    here, g = value(w + offset), gradient(w + offset)
+    for _ in range(steps - 1):
+        new = rho * unit(g) if length == np.inf else offset + length * unit(g)
+        new = new * min(1, rho / np.linalg.norm(new))
+        move, there, turned = new - offset, value(w + new), gradient(w + new)
+        if not (there > here and there >= here + 1e-4 * g @ move):
+            length = min(length / 4, 2 * rho)
+            continue
+        if length < np.inf:
+            short, curvature = short + 1, move @ (turned - g) / (move @ move)
+            length = np.linalg.norm(turned) / -curvature if curvature < 0 else 4 * length
+            length = length if length < 8 * rho else np.inf
+        offset, here, g = new, there, turned
+    return w + offset, short
+
+
+@pointwise
+def sa_gd(loss, w, rho, ascent_steps):
+    """The gradient at the highest point that an ascent from SAM's finds."""
+    return loss.gradient(highest(loss.value, loss.gradient, w, loss.gradient(w), rho, ascent_steps)[0])
 
 
 @pointwise

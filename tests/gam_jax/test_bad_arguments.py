@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import pytest
 import gam_jax
 from tests.gam_jax.bad_values import (
     BAD_PARAMS,
+    BATCH,
     CHOICE,
     COEFFICIENT,
     COUNT,
@@ -63,6 +65,13 @@ FUNCTIONS = {
     )
     for name, (_, good, _, fractions) in {**LINKS, "sam_gam": Callee(never, {"loss_fn": never})}.items()
 }
+DRAWS = Callee(
+    gam_jax.random_perturbation,
+    {"loss_fn": never, "bound": 0.1},
+    lambda loss: jax.eval_shape(lambda: loss(PARAMS, BATCH, noise_key=KEY)),
+)
+MEANS = gam_jax.class_prototypes(jnp.ones((4, 2)), jnp.arange(4), 4)
+SMALLER = gam_jax.class_prototypes(jnp.ones((4, 2)), jnp.arange(4), 3)
 RELEASED = {"rho": 0.2, "rho_prime": 0.02, "alpha": 0.6, "beta": 0.5, "gamma": 0.03}
 CALLEES = (
     LINKS
@@ -73,6 +82,14 @@ CALLEES = (
         "late_phase": Callee(gam_jax.late_phase, {"steps": 10, "fraction": 0.5}, fractions=("fraction",)),
         "released_coefficients": Callee(gam_jax.released_coefficients, RELEASED, fractions=("alpha", "beta")),
         "swad": Callee(gam_jax.swad, {}),
+        "random_perturbation": DRAWS,
+        "discrete_beta": Callee(gam_jax.discrete_beta, {"key": KEY, "shape": (2,)}),
+        "clamp_to": Callee(gam_jax.clamp_to, {"bound": 0.1}),
+        "class_prototypes": Callee(
+            gam_jax.class_prototypes, {"features": jnp.ones((4, 2)), "labels": jnp.arange(4), "num_classes": 4}
+        ),
+        "prototype_distance": Callee(gam_jax.prototype_distance, {"prototypes": MEANS, "to": MEANS}),
+        "prototype_logits": Callee(gam_jax.prototype_logits, {"features": jnp.ones((3, 2)), "prototypes": MEANS}),
     }
 )
 NEEDS = {
@@ -121,6 +138,13 @@ BAD = {
     "between": [*CHOICE, *rows([None], ValueError)],
     "hvp": [*CHOICE, *rows([None], ValueError)],
     "ascent_hvp": CHOICE,
+    "ascent_steps": INTEGER,
+    "restarts": [
+        *rows([3, "3", True, 0.5, 1j, OPAQUE, {}, (), [KEY], len, np.ones(2), jnp.ones(2, "uint32")], TypeError),
+        (KEY, ValueError, r"keys of shape \(\)"),
+        (jax.random.split(KEY, (2, 2)), ValueError, r"keys of shape \(2, 2\)"),
+        (jax.random.split(KEY, 0), ValueError, r"keys of shape \(0,\)"),
+    ],
     "max_ratio": [row for row in POSITIVE if row[0] is not None],
     "rho_prime": POSITIVE,
     "eps": NUMBER,
@@ -176,6 +200,25 @@ BAD = {
         *[(v, ValueError, STRUCTURE) for v in ("b", True, 3, OPAQUE, [], {}, {"b": True}, {"w": None, "b": True})],
         *[({"w": v, "b": True}, TypeError, re.escape(f"{v!r} at biases['w']")) for v in ("x", 0, jnp.zeros(2), OPAQUE)],
     ],
+    "bound": NUMBER,
+    "draws": INTEGER,
+    "spread": NUMBER,
+    "draws_by": CHOICE,
+    "noise": [
+        *rows(NO_FUNCTION, TypeError),
+        (lambda key: 0.1, TypeError, r"signature \(key\)"),
+        *[
+            (lambda key, shape, v=v: v, TypeError, r"shape \(\d,\)")
+            for v in (0.1, "x", None, jnp.ones(5), jnp.ones(3, bool))
+        ],
+    ],
+    "key": [*rows([None, 0, np.array([0, 1], np.uint32), "key"], TypeError), (jax.random.split(KEY), ValueError, "2,")],
+    "shape": rows([3, None, "x", (-1,), (2.0,), jnp.ones(2)], TypeError),
+    "features": rows([None, 3, "x", jnp.ones(2), jnp.ones((2, 2), int), [[1.0]]], TypeError),
+    "labels": rows([None, [0, 1, 2, 3], jnp.arange(3), jnp.ones(4), jnp.ones((4, 1), int)], TypeError),
+    "num_classes": INTEGER,
+    "prototypes": rows([None, jnp.ones((4, 2)), (1, 2), OPAQUE], TypeError),
+    "to": [*rows([None, jnp.ones((4, 2)), (1, 2), OPAQUE], TypeError), (SMALLER, TypeError, r"\(3, 2\)")],
     "start_patience": COUNT,
     "end_patience": COUNT,
     "tolerance_ratio": NUMBER,

@@ -74,7 +74,7 @@ def test_help_shows_a_signature_that_a_person_can_read(value):
 def test_help_of_sam():
     text = pydoc.render_doc(gam_jax.sam, renderer=pydoc.plaintext)
     text = " ".join(text.split()).replace("( ", "(")  # from Python 3.13 on a line for each parameter
-    first = "sam(loss_fn: LossFn, rho: ScalarOrSchedule = 0.05, *, gamma: ScalarOrSchedule = 0.0, has_aux: bool = False"
+    first = "sam(loss_fn: LossFn, rho: ScalarOrSchedule = 0.05, *, gamma: ScalarOrSchedule = 0.0, ascent_steps: int = 1"
     assert first in text
     assert "between: Between = 'skip', look_ratio: float | Array = 0.5, max_ratio: float | Array | None = None" in text
 

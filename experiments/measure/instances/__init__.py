@@ -1,0 +1,1 @@
+"""Convex problems on which flatness fails."""
