@@ -45,7 +45,6 @@ def read_slices(path: Path) -> Result:
     check_fields(str(path), result, {"checkpoint": _CHECKPOINT, "settings": {"points": COUNT}, "measured": {}})
     lines = [name for name in result["measured"] if name.startswith("line")]
     require(len(lines) > 1, f"{path} has {len(lines)} lines, expected 2 or more")
-    numbers = list_of(NUMBER, result["settings"]["points"])
-    line: Fields = {"x": numbers, "values": numbers}
+    line: Fields = dict.fromkeys(("x", "values"), list_of(NUMBER, result["settings"]["points"]))
     check_fields(str(path), result, {"measured": dict.fromkeys(lines, line)})
     return result
