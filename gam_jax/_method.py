@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gam_jax._checks import check_coefficient, check_radii, check_scalar, is_prefix
+from gam_jax._check_trees import check_radii, is_prefix
+from gam_jax._checks import check_coefficient, check_scalar
 from gam_jax._curvature import Point
 from gam_jax._engine import Engine
 from gam_jax._loss import Arguments

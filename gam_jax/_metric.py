@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gam_jax._calls import check_takes
-from gam_jax._checks import check_bools, check_like_params, check_number, check_params
+from gam_jax._check_trees import check_like_params, check_params
+from gam_jax._checks import check_bools, check_number
 from gam_jax._shards import Apart
 from gam_jax._signature import readable
 from gam_jax._tree import add_scaled, global_norm, normalize, scale_by, widen

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gam_jax._checks import check_first_like, check_params
+from gam_jax._check_trees import check_first_like, check_params
 from gam_jax._engine import Engine
 from gam_jax._hold import bound, drop_nonfinite, held_term, last_finite, nothing_held, remember
 from gam_jax._interval import on_interval

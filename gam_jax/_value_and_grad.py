@@ -6,7 +6,8 @@ from typing import Any
 import jax
 
 from gam_jax._calls import check_arguments
-from gam_jax._checks import check_count, check_first_like, check_flag, check_params
+from gam_jax._check_trees import check_first_like, check_params
+from gam_jax._checks import check_count, check_flag
 from gam_jax._engine import Engine
 from gam_jax._hold import bound, drop_nonfinite
 from gam_jax._interval import on_interval

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gam_jax._checks import check_count, check_first_like, check_number, check_params, check_scalar
+from gam_jax._check_trees import check_first_like, check_params
+from gam_jax._checks import check_count, check_number, check_scalar
 from gam_jax._signature import readable
 from gam_jax._tree import all_finite, widen
 from gam_jax._types import PyTree

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gam_jax._checks import check_floating, check_like_params, check_number
+from gam_jax._check_trees import check_floating, check_like_params
+from gam_jax._checks import check_number
 from gam_jax._signature import readable
 from gam_jax._tree import wide_dtype
 from gam_jax._types import PyTree

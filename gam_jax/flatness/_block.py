@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from gam_jax._checks import check_arrays, check_bools, check_like_params, check_params
+from gam_jax._check_trees import check_arrays, check_like_params, check_params
+from gam_jax._checks import check_bools
 from gam_jax._types import PyTree
 
 

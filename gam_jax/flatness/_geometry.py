@@ -5,7 +5,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from gam_jax._checks import check_arrays, check_choice, check_params
+from gam_jax._check_trees import check_arrays, check_params
+from gam_jax._checks import check_choice
 from gam_jax._climb import projected
 from gam_jax._metric import check_scaling, resolve_scaling
 from gam_jax._tree import wide_dtype

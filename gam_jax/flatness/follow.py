@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gam_jax._calls import check_arguments, check_takes
-from gam_jax._checks import check_count, check_first_like, check_flag, check_integer, check_key, check_params
+from gam_jax._check_trees import check_first_like, check_params
+from gam_jax._checks import check_count, check_flag, check_integer, check_key
 from gam_jax._interval import on_interval
 from gam_jax._loss import loss_of_call
 from gam_jax._signature import readable

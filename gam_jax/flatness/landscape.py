@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gam_jax._checks import check_arrays, check_finite, check_integer, check_key, check_numbers
+from gam_jax._check_trees import check_arrays, check_finite
+from gam_jax._checks import check_integer, check_key, check_numbers
 from gam_jax._signature import readable
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._block import count_parameters

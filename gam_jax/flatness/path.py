@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gam_jax._checks import check_arrays, check_integer
+from gam_jax._check_trees import check_arrays
+from gam_jax._checks import check_integer
 from gam_jax._signature import readable
 from gam_jax._tree import subtract
 from gam_jax._types import LossFn, PyTree

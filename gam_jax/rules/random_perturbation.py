@@ -10,15 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from gam_jax._calls import check_arguments, check_takes
-from gam_jax._checks import (
-    check_choice,
-    check_flag,
-    check_function,
-    check_integer,
-    check_key,
-    check_number,
-    check_params,
-)
+from gam_jax._check_trees import check_params
+from gam_jax._checks import check_choice, check_flag, check_function, check_integer, check_key, check_number
 from gam_jax._loss import Loss
 from gam_jax._metric import check_mask, resolve_mask
 from gam_jax._signature import readable
