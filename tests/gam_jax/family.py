@@ -81,8 +81,12 @@ FACTORIES = list({method.factory: name for name, method in reversed(FAMILY.items
 """One method of each factory, the first of the table."""
 
 
+KINDS = ("gam", "sam", "accelerated_gam", "friendly_sam")
+"""One method of each kind: adds to the gradient, replaces it by one or by several others, has a memory."""
+
+
 def parametrize(*names, slow=()):
-    """A test for each of these methods (by default all); another of a factory seen before, or a slow one, is slow."""
-    slow = {*slow, *FAMILY.keys() - set(FACTORIES)}
+    """A test for each of these methods (by default all); another of a kind seen before, or a slow one, is slow."""
+    slow = {*slow, *FAMILY.keys() - set(KINDS)}
     marks = {True: [pytest.mark.slow], False: []}
     return pytest.mark.parametrize("name", [pytest.param(n, marks=marks[n in slow]) for n in names or FAMILY])

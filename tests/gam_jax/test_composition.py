@@ -12,7 +12,7 @@ from flax import nnx
 
 import gam_jax
 from tests.gam_jax import oracles
-from tests.gam_jax.family import FAMILY
+from tests.gam_jax.family import FAMILY, parametrize
 from tests.gam_jax.problems import cross_entropy, mlp
 
 BASES = {
@@ -39,7 +39,9 @@ def train(tx, problem, steps=30):
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("name", ["gam", "sam", "accelerated_gam"])
+@pytest.mark.parametrize(
+    "name", ["gam", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sam", "accelerated_gam"))]
+)
 def test_before_any_optimizer(name, base):
     """The chain descends, and equals the base optimizer fed with the link's updates by hand."""
     problem = mlp()

@@ -16,7 +16,7 @@ from tests.gam_jax.family import FACTORIES, FAMILY, HELD, parametrize
 from tests.gam_jax.problems import PROBLEMS, mlp
 
 EVERY = FAMILY | HELD
-family = parametrize(*EVERY, slow=HELD.keys() - {"gam, held", "sam, held"})
+family = parametrize(*EVERY, slow=HELD.keys() - {"gam, held"})
 
 
 def step_with(tx, problem, **extra):

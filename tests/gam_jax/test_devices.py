@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gam_jax
-from tests.gam_jax.family import FACTORIES, FAMILY, parametrize
+from tests.gam_jax.family import FAMILY, KINDS, parametrize
 from tests.gam_jax.problems import cross_entropy
 
 STEPS = 4
@@ -110,7 +110,9 @@ def train_on_mesh(name, axis_type, param_spec):
         return train(chained(name, interval=2), params, batches)
 
 
-@axis_types
+@pytest.mark.parametrize(
+    "axis_type", [AxisType.Auto, pytest.param(AxisType.Explicit, marks=pytest.mark.slow)], ids=["auto", "explicit"]
+)
 @pytest.mark.parametrize("options", [{}, {"num_microbatches": 2}, {"hvp": "reverse"}, {"hvp": "jvp"}], ids=str)
 def test_jit_with_options(options, axis_type, x64):
     mesh = make_mesh(axis_type)
@@ -165,11 +167,11 @@ def mean_gradient(params, batch):
     return jax.lax.pmean(own_gradient(params, batch), "data")
 
 
-# One method of each factory, and exact GAM in every combination.
+# One method of each kind, and exact GAM in every combination.
 manual_cases = pytest.mark.parametrize(
     ("name", "check_vma", "incoming"),
-    [(name, True, own_gradient) for name in FACTORIES]
-    + [pytest.param(name, True, own_gradient, marks=pytest.mark.slow) for name in FAMILY if name not in FACTORIES]
+    [(name, True, own_gradient) for name in KINDS]
+    + [pytest.param(name, True, own_gradient, marks=pytest.mark.slow) for name in FAMILY if name not in KINDS]
     + [("gam", True, mean_gradient), ("gam", False, own_gradient), ("gam", False, mean_gradient)]
     + [("sam", True, mean_gradient), ("sam", False, own_gradient)],
 )

@@ -315,7 +315,7 @@ def test_what_is_trained(wrt, x64):
     assert_same(nnx.filter_state(after, nnx.Not(wrt)), nnx.filter_state(before, nnx.Not(wrt)))
 
 
-@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("param_dtype", [pytest.param(jnp.float32, marks=pytest.mark.slow), jnp.bfloat16])
 def test_bfloat16(param_dtype):
     """Computation in bfloat16; gradients in the dtypes of the parameters, near those in float32."""
 

@@ -131,7 +131,13 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize(
+    "option",
+    [
+        pytest.param(option, marks=[pytest.mark.slow] * (option not in ("microbatches", "groups", "hold", "adaptive")))
+        for option in OPTIONS
+    ],
+)
 def test_options(option, x64):
     compare(functools.partial(FAMILY["gam"], **OPTIONS[option]))
 
