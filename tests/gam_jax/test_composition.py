@@ -39,9 +39,7 @@ def train(tx, problem, steps=30):
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize(
-    "name", ["gam", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sam", "accelerated_gam"))]
-)
+@parametrize("gam", "sam", "accelerated_gam", slow=("sam", "accelerated_gam"))
 def test_before_any_optimizer(name, base):
     """The chain descends, and equals the base optimizer fed with the link's updates by hand."""
     problem = mlp()
