@@ -24,8 +24,9 @@ out of any measure. Results are named tuples: :class:`Comparison` of :class:`Mea
 :class:`AverageSharpness`, :class:`Eigenvalues`, :class:`TraceEstimate`, :class:`SpectralDensity`, :class:`LossSlice`,
 :class:`LocalExtrema`, :class:`LossPath`, :class:`Overlap`.
 
-Every one takes ``loss_fn, params, batches`` and works on the mean of the loss over all examples of a data set,
-which may be far larger than memory: batches are streamed, and each measurement says how many passes it makes.
+Every measure takes ``loss_fn, params, batches`` (:func:`compare` a dict of params) and works on the mean of the loss
+over all examples of a data set, which may be far larger than memory: batches are streamed, and each measurement says
+how many passes it makes.
 
 Options that all of them accept are in :class:`DataOptions`.
 
