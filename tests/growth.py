@@ -29,8 +29,11 @@ def nothing_compiled() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def nothing_grown(megabytes: float = 4, objects: int = 100) -> Iterator[None]:
-    """Inside, no more arrays come to live, and resident memory and Python's objects grow by less than this."""
+def nothing_grown(megabytes: float = 20, objects: int = 100) -> Iterator[None]:
+    """Inside, no more arrays come to live, and resident memory and Python's objects grow by less than this.
+
+    In a process that has compiled hundreds of programs the allocator alone moves by several megabytes.
+    """
     before = _alive()
     yield
     arrays, tracked, resident = (now - then for now, then in zip(_alive(), before, strict=True))

@@ -51,6 +51,8 @@ MEASURED = {"vit_s16", "vit_l16"}
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """Of the compiler: slow programs, soon."""
 DEEP = ("resnet101", "pyramidnet110")
+LONG_TO_COMPILE = ("resnet50", "resnext", "efficientnet_b0", "swin_t")
+"""With second derivatives, which compile in minutes each; that they exist is seen by shapes."""
 SOON_TRACED = ("mlp", "resnet18", "resnet20", "vit_b32")
 """In full size; the others in the slow tests alone."""
 
@@ -186,13 +188,13 @@ def test_two_real_steps(network):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["resnet18", "vit"])
+@pytest.mark.parametrize("network", ["resnet18", "vit", *LONG_TO_COMPILE])
 def test_two_real_steps_in_full_depth(network):
     assert_trained(*trained_tiny(network, "plain"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", [name for name in FIRST if name not in ("mlp", *DEEP)])
+@pytest.mark.parametrize("network", [name for name in FIRST if name not in ("mlp", *DEEP, *LONG_TO_COMPILE)])
 def test_two_real_steps_of_gam(network):
     assert_trained(*trained_tiny(network, "gam"))
 

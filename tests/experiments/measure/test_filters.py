@@ -43,8 +43,9 @@ def test_the_landscape_of_a_vit_is_normalised_layer_by_layer(monkeypatch):
 
     Run.params = params
     monkeypatch.setattr(flatness, "loss_slice", lambda *args, **options: used.append(args[3]))
-    for draw in landscape_plan(Run, Settings).values():
-        draw()
+    for name, draw in landscape_plan(Run, Settings).items():
+        if name != "point":  # which needs data
+            draw()
     assert len(used) == 3
     norm = lambda x: np.linalg.norm(x, axis=-2)  # noqa: E731
     for direction in used:
