@@ -262,6 +262,7 @@ def test_per_replica_equals_a_loop_over_replicas(name, check_vma, incoming, x64)
     compare_with_a_loop_over_replicas(name, check_vma, incoming, "skip")
 
 
+@pytest.mark.slow
 @held_cases
 def test_held_term_per_replica(name, check_vma, incoming, x64):
     """What is held is the mean of the replicas' terms."""

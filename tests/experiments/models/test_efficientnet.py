@@ -13,6 +13,7 @@ from experiments.models import efficientnet
 from experiments.models.config import ModelConfig
 from experiments.models.efficientnet import efficientnet_b0
 
+pytestmark = pytest.mark.slow
 KEY = jax.random.key(0)
 IMAGES = np.random.default_rng(0).standard_normal((4, 16, 16, 3), np.float32)
 

@@ -13,6 +13,7 @@ from experiments.models import swin
 from experiments.models.config import ModelConfig
 from experiments.models.swin import swin_t
 
+pytestmark = pytest.mark.slow
 KEY = jax.random.key(0)
 IMAGES = np.random.default_rng(0).standard_normal((4, 36, 36, 3), np.float32)  # maps of 9, padded, and 5
 

@@ -179,6 +179,7 @@ def test_the_first_loss_that_is_not_finite_is_remembered():
     assert int(programs.step(state, third, 2).broken) == 2
 
 
+@pytest.mark.slow
 def test_devices_change_nothing_but_rounding():
     for network, method, *mesh in (("convnet", "sam", 8, 1), ("mlp", "held", 1, 8)):
         one, many = (states(2, network, method, *devices)[-1] for devices in ((1, 1), mesh))
