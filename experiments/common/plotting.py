@@ -1,15 +1,11 @@
 """How pictures look, and how they are written."""
 
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-
-def style() -> AbstractContextManager[None]:
-    """How all pictures look."""
-    return plt.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
+from gam_jax.flatness._plots import style as style
 
 
 def save(figure: Figure, path: Path) -> Path:

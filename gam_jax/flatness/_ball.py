@@ -1,17 +1,19 @@
 """The maximum of a function over a closed ball, by projected gradient ascent from several starts."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gam_jax import _climb
+from gam_jax._checks import check_flag, check_integer, check_key, check_positive
 from gam_jax._tree import add_scaled, global_norm, inner_product, scale_by
-from gam_jax._types import PyTree
-from gam_jax.flatness._geometry import Ball
-from gam_jax.flatness._objective import Objective
+from gam_jax._types import LossFn, PyTree
+from gam_jax.flatness._data import DataArgs
+from gam_jax.flatness._geometry import Ball, Norm, check_geometry
+from gam_jax.flatness._objective import Objective, measure
 from gam_jax.flatness._vectors import norm, scale, shift
 
 _BACKTRACKS = 8
@@ -56,21 +58,39 @@ class Problem(NamedTuple):
 
 def maximize(
     make: Callable[[Objective, Ball], Problem],
-    objective: Objective,
-    ball: Ball,
+    loss_fn: LossFn,
+    params: PyTree,
+    batches: PyTree,
+    rho: float,
+    *,
     key: jax.Array,
     num_steps: int,
     num_restarts: int,
+    norm: Norm,
+    adaptive: bool | PyTree | Callable[[PyTree], PyTree],
+    mask: PyTree | Callable[[PyTree], PyTree] | None,
     per_batch: bool,
+    **options: Unpack[DataArgs],
 ) -> Flatness:
-    """The maximum over the ball of the mean over the data; or the mean over the batches of the maximum of each."""
-    if not per_batch:
-        return _maximum(make(objective, ball), objective, ball, key, num_steps, num_restarts)
-    found, weights = [], []
-    for part, weight in objective.parts():
-        one = _maximum(make(part, ball), part, ball, key, num_steps, num_restarts)
-        found.append(one[:4])
-        weights.append(weight)
+    """The maximum over the ball of the mean over the data; or the mean over the batches of the maximum of each.
+
+    Checks the arguments first, which are those of both flatness measures.
+    """
+    check_key(key)
+    check_positive("rho", rho)
+    check_integer("num_steps", num_steps)
+    check_integer("num_restarts", num_restarts)
+    check_geometry(norm, adaptive, params)
+    check_flag("per_batch", per_batch)
+    with measure(loss_fn, params, batches, mask=mask, **options) as objective:
+        ball = Ball.around(objective, rho, norm, adaptive)
+        if not per_batch:
+            return _maximum(make(objective, ball), objective, ball, key, num_steps, num_restarts)
+        found, weights = [], []
+        for part, weight in objective.parts():
+            one = _maximum(make(part, ball), part, ball, key, num_steps, num_restarts)
+            found.append(one[:4])
+            weights.append(weight)
     value, distance, gap, history = (np.average(np.stack(field), 0, weights) for field in zip(*found, strict=True))
     return Flatness(float(value), float(distance), float(gap), history, None)
 

@@ -1,6 +1,7 @@
 """Pictures of measured networks, several together. What matplotlib is needed for; nothing else imports it."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,11 @@ def pyplot() -> Any:
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install 'gam-jax[plot]'") from error
     return plt
+
+
+def style() -> AbstractContextManager[None]:
+    """How all pictures look."""
+    return pyplot().rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
 
 
 def draw_radii(looks: Sequence[Look], zeroth: Sequence[Radii], first: Sequence[Radii], top: Sequence[float]) -> Any:

@@ -16,7 +16,7 @@ from gam_jax.flatness._data import DataArgs, DataOptions, with_data_options
 from gam_jax.flatness._filters import FilterAxes, filter_axes
 from gam_jax.flatness._geometry import Norm, check_geometry
 from gam_jax.flatness._objective import measure
-from gam_jax.flatness._plots import COLORS, Look, Radii, draw_density, draw_eigenvalues, draw_lines, draw_radii, pyplot
+from gam_jax.flatness._plots import COLORS, Look, Radii, draw_density, draw_eigenvalues, draw_lines, draw_radii, style
 from gam_jax.flatness._vectors import norm as l2_norm
 from gam_jax.flatness.density import SpectralDensity, hessian_density
 from gam_jax.flatness.eigenvalues import Eigenvalues, hessian_top_eigenvalues
@@ -85,7 +85,7 @@ class Comparison(NamedTuple):
         looks = [Look(name, COLORS[i % len(COLORS)]) for i, name in enumerate(self.networks)]
         found = list(self.networks.values())
         tops = [one.eigenvalues.values for one in found]
-        with pyplot().rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
+        with style():
             zeroth = [self._radii(one.zeroth_order) for one in found]
             first = [self._radii(one.first_order) for one in found]
             figures = {
@@ -206,7 +206,8 @@ def compare(
         of: Any = {**checked, "check_determinism": False}
         with measure(*args, **checked) as objective:
             loss, gradient_norm = objective.value, float(l2_norm(objective.gradient_at(objective.params)[1]))
-        directions = filter_normalized_directions(params, key=key, num=max(num_lines, 1), filter_axis=filter_axis)
+        lines: Any = dict(key=key, num=num_lines, filter_axis=filter_axis)
+        directions = filter_normalized_directions(params, **lines) if num_lines else []
         return Measured(
             loss=loss,
             gradient_norm=gradient_norm,
@@ -215,7 +216,7 @@ def compare(
             eigenvalues=hessian_top_eigenvalues(*args, k, key=key, **of),
             trace=hessian_trace(*args, key=key, num_probes=num_probes, **of),
             density=hessian_density(*args, **density, **of) if density_probes else None,
-            lines=[loss_slice(*args, direction, x=x, **of) for direction in directions[:num_lines]],
+            lines=[loss_slice(*args, direction, x=x, **of) for direction in directions],
         )
 
     found = {}

@@ -6,11 +6,11 @@ from typing import Any, Unpack
 import jax
 import numpy as np
 
-from gam_jax._checks import check_flag, check_integer, check_key, check_positive
+from gam_jax._checks import check_positive
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._ball import Flatness, Problem, maximize
 from gam_jax.flatness._data import DataArgs, with_data_options
-from gam_jax.flatness._geometry import Ball, Norm, check_geometry
+from gam_jax.flatness._geometry import Ball, Norm
 from gam_jax.flatness._objective import Objective, measure
 from gam_jax.flatness._vectors import norm as l2_norm
 from gam_jax.flatness._vectors import shift, unit
@@ -97,15 +97,9 @@ def first_order_flatness(
       Zhang, Xu, Yu, Zou, Cui: Gradient Norm Aware Minimization Seeks First-Order Flatness and Improves
       Generalization. CVPR 2023. https://arxiv.org/abs/2303.03108
     """
-    check_key(key)
-    check_positive("rho", rho)
-    check_integer("num_steps", num_steps)
-    check_integer("num_restarts", num_restarts)
-    check_geometry(norm, adaptive, params)
-    check_flag("per_batch", per_batch)
-    with measure(loss_fn, params, batches, mask=mask, **options) as objective:
-        ball = Ball.around(objective, rho, norm, adaptive)
-        return maximize(_gradient_norm, objective, ball, key, num_steps, num_restarts, per_batch)
+    ascents: Any = dict(key=key, num_steps=num_steps, num_restarts=num_restarts, per_batch=per_batch)
+    ball: Any = dict(norm=norm, adaptive=adaptive, mask=mask)
+    return maximize(_gradient_norm, loss_fn, params, batches, rho, **ascents, **ball, **options)
 
 
 def _gradient_norm(objective: Objective, ball: Ball) -> Problem:

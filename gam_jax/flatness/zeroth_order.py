@@ -1,17 +1,17 @@
 """Zeroth-order flatness, SAM's quantity: the largest increase of the loss within a ball."""
 
 from collections.abc import Callable
-from typing import Unpack
+from typing import Any, Unpack
 
 import jax
 import numpy as np
 
-from gam_jax._checks import check_flag, check_integer, check_key, check_positive
+from gam_jax._checks import check_positive
 from gam_jax._tree import normalize
 from gam_jax._types import LossFn, PyTree
 from gam_jax.flatness._ball import Flatness, Problem, maximize
 from gam_jax.flatness._data import DataArgs, with_data_options
-from gam_jax.flatness._geometry import Ball, Norm, check_geometry
+from gam_jax.flatness._geometry import Ball, Norm
 from gam_jax.flatness._objective import Objective, measure
 from gam_jax.flatness._vectors import shift
 
@@ -93,15 +93,9 @@ def zeroth_order_flatness(
       Andriushchenko, Croce, Mueller, Hein, Flammarion: A Modern Look at the Relationship between Sharpness and
       Generalization. ICML 2023. https://arxiv.org/abs/2302.07011
     """
-    check_key(key)
-    check_positive("rho", rho)
-    check_integer("num_steps", num_steps)
-    check_integer("num_restarts", num_restarts)
-    check_geometry(norm, adaptive, params)
-    check_flag("per_batch", per_batch)
-    with measure(loss_fn, params, batches, mask=mask, **options) as objective:
-        ball = Ball.around(objective, rho, norm, adaptive)
-        return maximize(_increase, objective, ball, key, num_steps, num_restarts, per_batch)
+    ascents: Any = dict(key=key, num_steps=num_steps, num_restarts=num_restarts, per_batch=per_batch)
+    ball: Any = dict(norm=norm, adaptive=adaptive, mask=mask)
+    return maximize(_increase, loss_fn, params, batches, rho, **ascents, **ball, **options)
 
 
 def _increase(objective: Objective, ball: Ball) -> Problem:
